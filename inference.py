@@ -1,0 +1,187 @@
+"""From a checkpoint to codes, reconstructions, samples and pictures.
+
+    python inference.py --checkpoint_path runs/JSA/best.pth
+
+Two steps with nothing but the code between them: encode (image -> code), decode (code -> image).
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import submission
+from data_utils import (
+    DATA_DIR,
+    DataError,
+    JsaDataset,
+    atomic_write,
+    ensure_prepared,
+    load_split,
+    make_loader,
+    save_grid,
+    set_seed,
+    to_uint8,
+)
+from model import DEFAULTS, TASKS, Task, make_task
+from trainer import TrainingError, pick_device, read_checkpoint, reconstruction_rows
+
+CODE_DTYPES = {"float": torch.float32, "bernoulli": torch.uint8, "categorical": torch.int16}
+SAMPLES_PER_CLASS = 100
+
+
+class InferenceError(Exception):
+    """The model gave something that is no code or no image; the message says what."""
+
+
+def load_task(checkpoint_path: str, given: dict, device: torch.device) -> tuple[Task, dict]:
+    """Rebuild a trained task from its checkpoint.
+
+    Args:
+        checkpoint_path: written by train.py, or a bare state dict.
+        given: `task` and `latent_dim` from the command line. They must agree with the
+            checkpoint's config and stand in for it where there is none.
+
+    Raises:
+        TrainingError, InferenceError: the checkpoint is damaged, or does not fit.
+    """
+    checkpoint = read_checkpoint(checkpoint_path)
+    state = checkpoint.get("model_state_dict", checkpoint)
+    config = checkpoint.get("config")
+    if config is None:
+        if "task" not in given or "latent_dim" not in given:
+            raise InferenceError(f"{checkpoint_path} has no config: give --task and --latent_dim")
+        config = DEFAULTS[given["task"]] | given
+    for name, value in given.items():
+        if config[name] != value:
+            raise InferenceError(f"--{name} {value}: {checkpoint_path} has {name} {config[name]}")
+    task = make_task(submission, config, device=device)
+    try:
+        task.load_state_dict(state)
+    except RuntimeError as error:
+        raise InferenceError(f"{checkpoint_path} does not fit submission.py: {error}") from error
+    task.model.eval()
+    return task, config
+
+
+@torch.no_grad()
+def encode(task: Task, dataset: JsaDataset, latent_dim: int, device: torch.device) -> np.ndarray:
+    """The codes of a split, [N, latent_dim]: float32, or uint8 bits, or int16 categories."""
+    codes = []
+    for x, labels, _ in make_loader(dataset, 500):
+        code = task.encode(x.to(device), labels.to(device))
+        if tuple(code.shape) != (len(x), latent_dim):
+            raise InferenceError(f"a code must be [{len(x)}, {latent_dim}], not {list(code.shape)}")
+        if not torch.isfinite(code).all():
+            raise InferenceError("the encoder gave numbers that are not finite")
+        codes.append(code.to(CODE_DTYPES[task.code_kind]).cpu().numpy())
+    return np.concatenate(codes)
+
+
+@torch.no_grad()
+def decode(task: Task, codes: np.ndarray, labels: np.ndarray, device: torch.device) -> np.ndarray:
+    """Images of codes, uint8 [N, 28, 28]; nothing but codes and labels goes in."""
+    # Back from the compact types: bits are float32 and categories int64 in the models.
+    dtype = torch.int64 if task.code_kind == "categorical" else torch.float32
+    images = []
+    for start in range(0, len(codes), 500):
+        code = torch.as_tensor(codes[start : start + 500]).to(device, dtype)
+        label = torch.as_tensor(labels[start : start + 500]).to(device, torch.int64)
+        images.append(checked_uint8(task.decode(code, label), "decode"))
+    return np.concatenate(images)
+
+
+@torch.no_grad()
+def generate(task: Task, labels: np.ndarray, device: torch.device) -> np.ndarray:
+    """One image a label, uint8 [N, 28, 28]."""
+    label = torch.as_tensor(labels).to(device, torch.int64)
+    return checked_uint8(task.generate(label), "generate")
+
+
+def checked_uint8(images: torch.Tensor, step: str) -> np.ndarray:
+    if not torch.isfinite(images).all():
+        raise InferenceError(f"{step} gave pixels that are not finite")
+    return to_uint8(images)
+
+
+def save_npz(path: Path, **arrays: np.ndarray) -> None:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def save_pngs(out: Path, recon: np.ndarray, samples: np.ndarray, labels: np.ndarray) -> None:
+    """Single images: recon/recon_<i>.png and gen/<label>/<i>.png."""
+    from matplotlib.image import imsave
+
+    files = {f"recon/recon_{i}.png": image for i, image in enumerate(recon)}
+    for digit in range(10):
+        files |= {f"gen/{digit}/{i}.png": im for i, im in enumerate(samples[labels == digit])}
+    for name, image in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        imsave(out / name, image, cmap="gray", vmin=0, vmax=255)
+
+
+def run(args: argparse.Namespace) -> None:
+    device = pick_device(args.device)
+    given = {k: v for k, v in vars(args).items() if k in ("task", "latent_dim") and v is not None}
+    task, config = load_task(args.checkpoint_path, given, device)
+    data_dir = args.data_dir or config.get("data_dir", DATA_DIR)
+    ensure_prepared(data_dir)
+    images, labels = load_split(data_dir, args.split)
+    out = Path(args.out or Path(args.checkpoint_path).parent)
+
+    set_seed(args.seed)
+    dataset = JsaDataset(images, labels, config["binarize"]).frozen()
+    codes = encode(task, dataset, config["latent_dim"], device)
+    recon = decode(task, codes, labels, device)
+    sample_labels = np.repeat(np.arange(10, dtype=np.uint8), SAMPLES_PER_CLASS)
+    samples = generate(task, sample_labels, device)
+
+    save_npz(out / "codes.npz", codes=codes)
+    save_npz(out / "reconstructions.npz", images=recon)
+    save_npz(out / "samples.npz", images=samples, labels=sample_labels)
+    save_grid(out / "reconstructions.png", reconstruction_rows(images[:50], recon[:50]))
+    by_digit = samples.reshape(10, SAMPLES_PER_CLASS, 28, 28)
+    save_grid(out / "samples.png", list(by_digit[:, :10]))
+    info = {
+        "task": config["task"],
+        "checkpoint": str(args.checkpoint_path),
+        "split": args.split,
+        "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
+        "code_kind": task.code_kind,
+        "num_categories": config.get("num_categories", 0),
+    }
+    with atomic_write(out / "inference.json") as temporary:
+        temporary.write_text(json.dumps(info, indent=2) + "\n")
+    if args.png:
+        save_pngs(out, recon, samples, sample_labels)
+    print(
+        f"{config['task']}: {len(images)} images of {data_dir}/{args.split}.npz coded in "
+        f"{codes.shape[1]} {task.code_kind} entries each, and {len(samples)} samples.\n"
+        f"Look at {out}/reconstructions.png and {out}/samples.png. Next:\n  python grade.py"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Codes, reconstructions and samples of a model.")
+    parser.add_argument("--checkpoint_path", required=True, help="for instance runs/JSA/best.pth")
+    parser.add_argument("--task", choices=TASKS, help="needed only without a config inside")
+    parser.add_argument("--latent_dim", type=int, help="needed only without a config inside")
+    parser.add_argument("--data_dir", help="holds the split files (default: as in training)")
+    parser.add_argument("--split", default="valid", help="read NAME.npz (default: valid)")
+    parser.add_argument("--out", help="output folder (default: the checkpoint's)")
+    parser.add_argument("--png", action="store_true", help="also write every image as a file")
+    parser.add_argument("--seed", type=int, default=0, help="seeds the samples (default: 0)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
+    try:
+        run(parser.parse_args(argv))
+    except (DataError, TrainingError, InferenceError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,477 @@
+"""Provided parts of the models (do not modify): builders, base classes and task objects.
+
+`submission.py` derives its networks from the base classes here; `trainer.py` sees a model only
+through its task object: `loss`, `encode`, `decode`, `generate`, `state_dict` and a few switches.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ANNEAL = 0.6  # share of the epochs in which sigma goes from --sigma_start to --sigma
+ACTIVATIONS = {
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+}
+
+# ----------------------------------------------------------------------------------------------
+# Network builders: a demo that a student may use, copy or replace
+
+
+def mlp(sizes: list[int], activation: str = "leaky_relu") -> nn.Sequential:
+    """Fully connected layers sizes[0] -> ... -> sizes[-1] on flattened input; two sizes: linear.
+
+    Input [N, ...] with sizes[0] entries an example, output [N, sizes[-1]].
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+        if i > 0:
+            layers.append(ACTIVATIONS[activation]())
+        layers.append(nn.Linear(n_in, n_out))
+    return nn.Sequential(*layers)
+
+
+def conv_encoder(
+    out_features: int, activation: str = "leaky_relu", in_channels: int = 1, width: int = 32
+) -> nn.Sequential:
+    """A small convolutional network: [N, in_channels, 28, 28] -> [N, out_features]."""
+    act = ACTIVATIONS[activation]
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 4, stride=2, padding=1),  # (N, 32, 14, 14)
+        act(),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # (N, 64, 7, 7)
+        act(),
+        nn.Flatten(),  # (N, 3136)
+        nn.Linear(2 * width * 7 * 7, 256),
+        act(),
+        nn.Linear(256, out_features),
+    )
+
+
+def conv_decoder(
+    in_features: int, activation: str = "leaky_relu", width: int = 32
+) -> nn.Sequential:
+    """The mirror image of `conv_encoder`: [N, in_features] -> pixel logits [N, 1, 28, 28]."""
+    act = ACTIVATIONS[activation]
+    return nn.Sequential(
+        nn.Linear(in_features, 256),
+        act(),
+        nn.Linear(256, 2 * width * 7 * 7),
+        act(),
+        nn.Unflatten(1, (2 * width, 7, 7)),  # (N, 64, 7, 7)
+        nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),  # (N, 32, 14, 14)
+        act(),
+        nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1),  # (N, 1, 28, 28)
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+# Base classes of part 4
+
+
+class LatentModel(nn.Module):
+    """What the joint model and the proposal share: the kind of latent, sizes and the network.
+
+    Args:
+        latent_dim: K bits (Bernoulli) or D categorical variables.
+        latent: "bernoulli" (h float32 of 0/1, [..., K]) or "categorical" (h int64, [..., D]).
+        num_categories: C, values of one categorical variable; unused for bits.
+        likelihood: "gaussian" or "bernoulli", the family of p(x|h).
+        sigma: standard deviation of the Gaussian likelihood; a buffer, so it may be annealed and
+            is stored in checkpoints.
+        x_shape: shape of one example.
+        hidden: widths of the MLP's hidden layers, seen from x; [] is a linear map, None leaves
+            the choice (a convolutional network) to `build_net`.
+        activation: one of ACTIVATIONS.
+        net: use this network instead of `build_net()`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        latent: str = "bernoulli",
+        num_categories: int = 10,
+        likelihood: str = "gaussian",
+        sigma: float = 0.1,
+        x_shape: tuple[int, ...] = (1, 28, 28),
+        hidden: list[int] | None = None,
+        activation: str = "leaky_relu",
+        net: nn.Module | None = None,
+    ):
+        super().__init__()
+        if latent not in ("bernoulli", "categorical"):
+            raise ValueError(f"latent must be 'bernoulli' or 'categorical', not {latent!r}")
+        if likelihood not in ("gaussian", "bernoulli"):
+            raise ValueError(f"likelihood must be 'gaussian' or 'bernoulli', not {likelihood!r}")
+        self.latent_dim = latent_dim
+        self.latent = latent
+        self.num_categories = num_categories
+        self.likelihood_kind = likelihood
+        self.x_shape = tuple(x_shape)
+        self.hidden = hidden
+        self.activation = activation
+        self.x_features = math.prod(self.x_shape)
+        # How many numbers describe h to a network: K bits, or D one-hot vectors of length C.
+        self.h_features = latent_dim * (num_categories if latent == "categorical" else 1)
+        self.register_buffer("sigma", torch.tensor(float(sigma)))
+        self.net = net or self.build_net()
+
+    def build_net(self) -> nn.Module:
+        raise NotImplementedError("a subclass builds the network")
+
+
+class BaseJointModel(LatentModel):
+    """p(x, h) = p(h) p(x|h); `self.net` maps h (one-hot if categorical) to logits of x."""
+
+    def x_logits(self, h: torch.Tensor) -> torch.Tensor:
+        """Run the network: h [..., K] -> logits of the mean of x, [..., *x_shape]."""
+        if self.latent == "categorical":
+            h = F.one_hot(h.long(), self.num_categories)  # (..., D, C)
+            h = h.flatten(-2)  # (..., D * C)
+        lead = h.shape[:-1]
+        logits = self.net(h.reshape(-1, self.h_features).to(self.sigma.dtype))
+        return logits.reshape(*lead, *self.x_shape)
+
+
+class BaseProposalModel(LatentModel):
+    """q(h|x); `self.net` maps x to logits of h."""
+
+    def h_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network: x [B, *x_shape] -> logits [B, K], or [B, D, C] if categorical."""
+        logits = self.net(x)
+        if self.latent == "categorical":
+            return logits.reshape(len(x), self.latent_dim, self.num_categories)
+        return logits.reshape(len(x), self.latent_dim)
+
+
+class BaseSampler:
+    """Owns the cache of latent states: one row an example of the training split.
+
+    It is no nn.Module: it holds the very models that are being trained, not copies, so an
+    optimiser step is seen at once and a checkpoint has every weight only once.
+
+    Args:
+        joint, proposal: the models, p(x, h) and q(h|x).
+        num_examples: rows of the cache; 0 for a sampler without one.
+        device: where the cache lives.
+    """
+
+    def __init__(self, joint, proposal, num_examples: int = 0, device: str | torch.device = "cpu"):
+        self.joint = joint
+        self.proposal = proposal
+        shape = (num_examples, joint.latent_dim)
+        # 255 and -1 mark entries that no chain has visited yet.
+        if joint.latent == "categorical":
+            self.cache = torch.full(shape, -1, dtype=torch.int16, device=device)
+        else:
+            self.cache = torch.full(shape, 255, dtype=torch.uint8, device=device)
+        self.not_visited = int(self.cache.new_full((), -1))  # -1 wraps to 255 in uint8
+        self.states = self.log_w = self.rows = None
+
+    def start_state(self, fresh: torch.Tensor, idx: torch.Tensor | None) -> torch.Tensor:
+        """Where the chains start: the cached states, and `fresh` where there is none.
+
+        Args:
+            fresh: draws of q, [B, K].
+            idx: int64 [B], positions of the examples in the cache; None: use no cache.
+        """
+        if idx is None:
+            return fresh
+        cached = self.cache[idx]
+        visited = (cached != self.not_visited).all(dim=-1, keepdim=True)  # (B, 1)
+        return torch.where(visited, cached.to(fresh.dtype), fresh)
+
+    def record(self, states: torch.Tensor, log_w: torch.Tensor, rows: torch.Tensor) -> None:
+        """Keep the last call's chain for the diagnostics and for `--chain_states all`.
+
+        Args:
+            states: [T+1, B, K], the starting state and the T proposals.
+            log_w: [T+1, B], their log importance weights in nats.
+            rows: int64 [T, B], the row of `states` each chain is at after each step.
+        """
+        self.states, self.log_w, self.rows = states, log_w, rows
+
+    def acceptance_rate(self) -> torch.Tensor:
+        """Share of accepted proposals in the last call of `sample`, a scalar in [0, 1]."""
+        before = torch.cat([torch.zeros_like(self.rows[:1]), self.rows[:-1]])  # (T, B)
+        return (self.rows != before).float().mean()
+
+    def effective_sample_size(self) -> torch.Tensor:
+        """Mean over examples of (sum w)^2 / sum w^2 of the last call's T proposals, in [1, T].
+
+        The usual measure of how evenly importance weights are spread (Kong 1992).
+        """
+        w = torch.softmax(self.log_w[1:], dim=0)  # (T, B); row 0 is no draw of q
+        return (1 / (w**2).sum(dim=0)).mean()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"cache": self.cache}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Copy a cache in, from whatever device it was saved on."""
+        cache = state["cache"]
+        if cache.shape != self.cache.shape or cache.dtype != self.cache.dtype:
+            raise ValueError(
+                f"the checkpoint's cache is {cache.dtype} {list(cache.shape)}, this run needs "
+                f"{self.cache.dtype} {list(self.cache.shape)}: other data or another latent"
+            )
+        self.cache.copy_(cache)
+
+
+# ----------------------------------------------------------------------------------------------
+# Task objects: all that the trainer and the inference know of a task
+
+
+class Task:
+    """One model with its loss, code and pictures. Subclasses say what the words mean.
+
+    Attributes:
+        model: nn.Module with all weights.
+        sampler: a BaseSampler whose cache belongs into a checkpoint, or None.
+        code_kind: "float", "bernoulli" or "categorical", the entries of one code.
+    """
+
+    code_kind = "float"
+    sampler: BaseSampler | None = None
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def loss(self, x, labels, index) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The training loss of a batch (nats, batch mean) and metrics to log.
+
+        `index` None: a validation batch, which leaves no trace in the task's state.
+        """
+        raise NotImplementedError
+
+    def encode(self, x, labels) -> torch.Tensor:
+        """x [N, 1, 28, 28] and labels [N] -> codes [N, latent_dim]."""
+        raise NotImplementedError
+
+    def decode(self, code, labels) -> torch.Tensor:
+        """Codes [N, latent_dim] and labels [N] -> images in [0, 1], [N, 1, 28, 28]."""
+        raise NotImplementedError
+
+    def generate(self, labels) -> torch.Tensor:
+        """Draw one image a label, [N, 1, 28, 28]; unconditional models ignore the labels."""
+        raise NotImplementedError
+
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Set what follows a schedule; epochs count from 1."""
+
+    def param_groups(self) -> list[dict]:
+        """Parameter groups for the optimiser."""
+        return [{"params": self.model.parameters()}]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.model.load_state_dict(state)
+
+
+def as_images(images: torch.Tensor, what: str) -> torch.Tensor:
+    """Bring what the student's method `what` returned to [N, 1, 28, 28]."""
+    if not isinstance(images, torch.Tensor) or images.shape[1:].numel() != 784:
+        found = list(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(f"{what} must return images [N, 1, 28, 28] (or [N, 784]), not {found}")
+    return images.reshape(-1, 1, 28, 28)
+
+
+class VAETask(Task):
+    """VAEwolabel and Genwithlabel: a network with `forward(x, labels)` and `decode(z, labels)`.
+
+    Args:
+        model: the student's VAE or GenModel.
+        vae_loss: the student's loss, used unless the model has a method `loss(x, labels)`.
+        latent_dim: length of z.
+        use_labels: False hands over labels that are all 0.
+        var: variance of the Gaussian likelihood.
+        likelihood: "gaussian" or "bernoulli".
+    """
+
+    def __init__(self, model, vae_loss, latent_dim, *, use_labels, var=0.5, likelihood="gaussian"):
+        super().__init__(model)
+        self.vae_loss = vae_loss
+        self.latent_dim = latent_dim
+        self.use_labels = use_labels
+        self.var = var
+        self.likelihood = likelihood
+
+    def _labels(self, labels):
+        return labels if self.use_labels else torch.zeros_like(labels)
+
+    def loss(self, x, labels, index):
+        labels = self._labels(labels)
+        if hasattr(self.model, "loss"):
+            return self.model.loss(x, labels), {}
+        recon_x, mu, log_var = self.model(x, labels)
+        recon_x = as_images(recon_x, "forward")
+        loss = self.vae_loss(recon_x, x, mu, log_var, var=self.var, likelihood=self.likelihood)
+        return loss, {}
+
+    def encode(self, x, labels):
+        _, mu, _ = self.model(x, self._labels(labels))
+        return mu
+
+    def decode(self, code, labels):
+        return as_images(self.model.decode(code, self._labels(labels)), "decode")
+
+    def generate(self, labels):
+        z = torch.randn(len(labels), self.latent_dim, device=labels.device)
+        if hasattr(self.model, "generate"):
+            return as_images(self.model.generate(z, self._labels(labels)), "generate")
+        return self.decode(z, labels)
+
+
+class JSATask(Task):
+    """JSA: p(x, h) and q(h|x) learned from latent states that an MIS chain draws.
+
+    Args:
+        joint, proposal: the student's models.
+        sampler: the student's MISampler over these two.
+        jsa_loss: the student's loss, (joint, proposal, x, h) -> (-log p, -log q) batch means.
+        num_mis_steps: T, proposals an example and batch.
+        cache_start_epoch: first epoch (counted from 1) that reads and writes the cache.
+        sigma, sigma_start: standard deviation of the Gaussian likelihood in the last epochs and
+            in the first.
+        lr_joint, lr_proposal: learning rates.
+    """
+
+    def __init__(
+        self,
+        joint,
+        proposal,
+        sampler,
+        jsa_loss,
+        *,
+        num_mis_steps=10,
+        cache_start_epoch=1,
+        sigma=0.1,
+        sigma_start=None,
+        lr_joint=1e-3,
+        lr_proposal=1e-3,
+    ):
+        super().__init__(nn.ModuleDict({"joint": joint, "proposal": proposal}))
+        self.joint, self.proposal, self.sampler = joint, proposal, sampler
+        self.jsa_loss = jsa_loss
+        self.num_mis_steps = num_mis_steps
+        self.cache_start_epoch = cache_start_epoch
+        self.sigma = sigma
+        self.sigma_start = sigma if sigma_start is None else sigma_start
+        self.lr_joint, self.lr_proposal = lr_joint, lr_proposal
+        self.use_cache = False
+        self.code_kind = joint.latent
+
+    def start_epoch(self, epoch, num_epochs):
+        self.use_cache = epoch >= self.cache_start_epoch
+        progress = min(1.0, (epoch - 1) / max(1, ANNEAL * num_epochs))
+        self.joint.sigma.fill_(self.sigma_start * (self.sigma / self.sigma_start) ** progress)
+
+    def param_groups(self):
+        return [
+            {"params": self.joint.parameters(), "lr": self.lr_joint},
+            {"params": self.proposal.parameters(), "lr": self.lr_proposal},
+        ]
+
+    def loss(self, x, labels, index):
+        idx = index if self.use_cache else None
+        before = self.sampler.cache[idx] if idx is not None else None
+        with torch.no_grad():
+            h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
+        loss_joint, loss_proposal = self.jsa_loss(self.joint, self.proposal, x, h)
+        metrics = {
+            "loss_joint": loss_joint.detach(),
+            "loss_proposal": loss_proposal.detach(),
+            "acceptance": self.sampler.acceptance_rate(),
+            "ess": self.sampler.effective_sample_size(),
+        }
+        if idx is not None:
+            metrics["moved"] = (self.sampler.cache[idx] != before).any(dim=-1).float().mean()
+        return loss_joint + loss_proposal, metrics
+
+    def encode(self, x, labels):
+        return self.proposal.encode(x)
+
+    def decode(self, code, labels):
+        return as_images(self.joint.decode(code), "JointModel.decode")
+
+    def generate(self, labels):
+        h = self.joint.prior().sample((len(labels),))
+        return self.decode(h, labels)
+
+
+# ----------------------------------------------------------------------------------------------
+# From settings to a task object
+
+TASKS = ("VAEwolabel", "Genwithlabel", "JSA")
+VAE_DEFAULTS = {
+    "latent_dim": 20,
+    "likelihood": "gaussian",
+    "binarize": "none",
+    "epochs": 50,
+    "batch_size": 50,
+    "lr": 1e-3,
+    "var": 0.05,
+}
+DEFAULTS = {
+    "VAEwolabel": VAE_DEFAULTS | {"hidden": None},
+    "Genwithlabel": VAE_DEFAULTS | {"var": 0.2},
+    "JSA": {
+        "latent_dim": 200,
+        "latent": "bernoulli",
+        "num_categories": 10,
+        "likelihood": "gaussian",
+        "hidden": None,
+        "activation": "leaky_relu",
+        "binarize": "none",
+        "epochs": 40,
+        "batch_size": 50,
+        "lr_joint": 1e-3,
+        "lr_proposal": 1e-3,
+        "sigma": 0.2,
+        "sigma_start": 0.5,
+        "num_mis_steps": 5,
+        "cache_start_epoch": 25,
+    },
+}
+
+
+def make_task(submission, settings: dict, num_examples: int = 0, device="cpu") -> Task:
+    """Build the task object from the student's classes and functions.
+
+    Args:
+        submission: the module (or any object) with the student's names.
+        settings: values for the keys of DEFAULTS[settings["task"]].
+        num_examples: size of the training split, for JSA's cache; 0 for inference.
+        device: where the model goes.
+    """
+    if settings["task"] == "JSA":
+        names = ("latent_dim", "latent", "num_categories", "likelihood", "hidden", "activation")
+        arguments = {name: settings[name] for name in names}
+        joint = submission.JointModel(sigma=settings["sigma"], **arguments).to(device)
+        proposal = submission.ProposalModel(**arguments).to(device)
+        sampler = submission.MISampler(joint, proposal, num_examples, device)
+        names = ("num_mis_steps", "cache_start_epoch", "sigma", "sigma_start")
+        names += ("lr_joint", "lr_proposal")
+        arguments = {name: settings[name] for name in names}
+        return JSATask(joint, proposal, sampler, submission.jsa_loss, **arguments)
+    use_labels = settings["task"] == "Genwithlabel"
+    network = submission.GenModel if use_labels else submission.VAE
+    arguments = {"latent_dim": settings["latent_dim"]}
+    if settings.get("hidden") is not None:
+        arguments["hidden"] = settings["hidden"]
+    return VAETask(
+        network(**arguments).to(device),
+        submission.vae_loss,
+        settings["latent_dim"],
+        use_labels=use_labels,
+        var=settings["var"],
+        likelihood=settings["likelihood"],
+    )

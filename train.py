@@ -1,0 +1,234 @@
+"""Train a task: `python train.py --task JSA --latent_dim 200`. `--help` explains every flag."""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import submission
+from data_utils import DATA_DIR, DataError, JsaDataset, ensure_prepared, load_split, set_seed
+from model import ACTIVATIONS, DEFAULTS, TASKS, make_task
+from trainer import Trainer, TrainingError, pick_device, write_config
+
+FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
+ONLY_THIS_CALL = {"save_dir", "resume", "overwrite"}  # no settings of the run
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a task and leave a run folder with checkpoints, log and pictures.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # what was not given is filled in per task
+        epilog="Defaults by task: "
+        + "; ".join(f"{task}: {describe(DEFAULTS[task])}" for task in TASKS),
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument("--task", required=True, choices=TASKS, help="what to train")
+    run.add_argument("--save_dir", help="the run folder (default: runs/<task>)")
+    run.add_argument("--data_dir", help=f"holds train.npz and valid.npz (default: {DATA_DIR})")
+    run.add_argument("--epochs", type=positive(int), help="passes over the training split")
+    run.add_argument("--batch_size", type=positive(int), help="examples a step")
+    run.add_argument("--seed", type=int, help="seeds everything random (default: 0)")
+    run.add_argument("--device", help="cpu, cuda, or auto: cuda if there is one (default: auto)")
+    run.add_argument(
+        "--val_metric",
+        choices=["mse", "loss"],
+        help="best.pth has the smallest: reconstruction error or loss on valid (default: mse)",
+    )
+    run.add_argument("--resume", action="store_true", help="go on from the last completed epoch")
+    run.add_argument(
+        "--overwrite", action="store_true", help="start over in a folder with another config"
+    )
+
+    model = parser.add_argument_group("the model (all tasks)")
+    model.add_argument(
+        "--latent_dim",
+        type=positive(int),
+        help="length of z, number of bits, or number of categorical variables; "
+        "longer: better pictures, smaller bonus",
+    )
+    model.add_argument(
+        "--likelihood", choices=["gaussian", "bernoulli"], help="family of p(x|h) or p(x|z)"
+    )
+    model.add_argument(
+        "--hidden",
+        type=positive(int),
+        nargs="*",
+        help="an MLP with these hidden widths, seen from x; nothing after it: a linear map; "
+        "without the flag: convolutions",
+    )
+    model.add_argument(
+        "--binarize",
+        choices=["none", "threshold", "dynamic"],
+        help="pixels to 0/1: at half intensity, or drawn anew at each visit",
+    )
+
+    vae = parser.add_argument_group("VAEwolabel and Genwithlabel")
+    vae.add_argument("--lr", type=positive(float), help="peak learning rate of Adam")
+    vae.add_argument(
+        "--var",
+        type=positive(float),
+        help="variance of the Gaussian likelihood; smaller: sharper reconstructions, "
+        "samples less like digits",
+    )
+
+    jsa = parser.add_argument_group("JSA")
+    jsa.add_argument("--latent", choices=["bernoulli", "categorical"], help="kind of latent")
+    jsa.add_argument("--num_categories", type=positive(int), help="values of a categorical latent")
+    jsa.add_argument("--activation", choices=list(ACTIVATIONS), help="between the layers")
+    jsa.add_argument(
+        "--sigma",
+        type=positive(float),
+        help="standard deviation of the Gaussian likelihood in the last epochs; "
+        "smaller: sharper reconstructions, chains that move less",
+    )
+    jsa.add_argument(
+        "--sigma_start",
+        type=positive(float),
+        help="... in the first epoch, from where it falls; larger: chains move more at first",
+    )
+    jsa.add_argument("--num_mis_steps", type=positive(int), help="proposals a batch and example")
+    jsa.add_argument(
+        "--cache_start_epoch",
+        type=positive(int),
+        help="first epoch in which chains start from the cached states; before, from draws of q",
+    )
+    jsa.add_argument("--lr_joint", type=positive(float), help="peak learning rate for p(x, h)")
+    jsa.add_argument("--lr_proposal", type=positive(float), help="peak learning rate for q(h|x)")
+    return parser
+
+
+def positive(kind):
+    """An argparse type: an int or a float greater than 0."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def describe(settings: dict) -> str:
+    return " ".join(f"--{key} {value}" for key, value in settings.items() if value is not None)
+
+
+def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
+    """All settings of the run: what was given, the task's defaults for the rest."""
+    task = given["task"]
+    common = {"data_dir": DATA_DIR, "seed": 0, "device": "auto", "val_metric": "mse"}
+    defaults = {"task": task, **common, **DEFAULTS[task]}
+    given = {key: value for key, value in given.items() if key not in ONLY_THIS_CALL}
+    unknown = [f"--{key}" for key in given if key not in defaults]
+    if unknown:
+        others = [t for t in TASKS if all(flag[2:] in DEFAULTS[t] for flag in unknown)]
+        parser.error(f"{', '.join(unknown)}: not for --task {task}, only for {', '.join(others)}")
+    return defaults | given
+
+
+def read_config(save_dir: Path) -> dict | None:
+    """The settings of the run in this folder, None where there is none."""
+    file = save_dir / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise TrainingError(f"{file} is damaged; remove {save_dir} to start over") from error
+
+
+def resumed_config(save_dir: Path, config: dict, given: dict) -> dict:
+    """The settings of the run to resume; what is given now must not contradict them."""
+    found = read_config(save_dir)
+    if found is None:
+        raise TrainingError(f"there is no run to resume in {save_dir}")
+    fixed = ({"task", "train_sha256"} | set(given)) & set(found) - FREE_ON_RESUME
+    changed = sorted(key for key in fixed if found[key] != config[key])
+    if "train_sha256" in changed:
+        raise TrainingError(f"the training images are not those that {save_dir} was started with")
+    if changed:
+        was = ", ".join(f"--{key} {found[key]}" for key in changed)
+        raise TrainingError(f"{save_dir} was started with {was}; resume without changing it")
+    return found | {key: given[key] for key in FREE_ON_RESUME if key in given}
+
+
+def check_folder(save_dir: Path, config: dict) -> None:
+    """Refuse a folder that holds a run with other settings."""
+    found = read_config(save_dir)
+    if found is None:
+        return
+    changed = [f"--{key}" for key in config if found.get(key) != config[key] and key != "device"]
+    if changed:
+        raise TrainingError(
+            f"{save_dir} holds a run with other settings ({', '.join(changed)}). Add --overwrite "
+            "to replace it, --save_dir FOLDER to train elsewhere, or --resume to go on with it."
+        )
+    print(f"{save_dir} holds a run with these settings; starting over (--resume would go on).")
+
+
+def run(config: dict, save_dir: Path, given: dict) -> None:
+    """Train as `config` says; `given` are the flags of the command line."""
+    resume = given.get("resume", False)
+    ensure_prepared(config["data_dir"])
+    images, labels = load_split(config["data_dir"], "train")
+    config["train_sha256"] = hashlib.sha256(images.tobytes()).hexdigest()
+    if resume:
+        config = resumed_config(save_dir, config, given)
+    elif not given.get("overwrite"):
+        check_folder(save_dir, config)
+
+    set_seed(config["seed"])
+    device = pick_device(config["device"])
+    train_set = JsaDataset(images, labels, config["binarize"])
+    valid_set = JsaDataset(*load_split(config["data_dir"], "valid"), config["binarize"]).frozen()
+    task = make_task(submission, config, len(train_set), device)
+    trainer = Trainer(
+        task,
+        # The fused Adam makes one pass over all parameters instead of several a tensor.
+        torch.optim.Adam(task.param_groups(), lr=config.get("lr", 1e-3), fused=True),
+        train_set,
+        valid_set,
+        save_dir=save_dir,
+        config=config,
+        epochs=config["epochs"],
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        device=device,
+        val_metric=config["val_metric"],
+    )
+    if resume:
+        trainer.load_checkpoint(save_dir / "last.pth")
+        print(f"Resuming {save_dir} after epoch {trainer.epoch} of {config['epochs']}.")
+    write_config(save_dir, config)
+    if trainer.fit():
+        best = min(trainer.history, key=lambda row: row[trainer.val_metric])
+        print(
+            f"{config['task']}: {config['epochs']} epochs, {trainer.seconds:.0f} s. Best epoch "
+            f"{best['epoch']:.0f} with {trainer.val_metric} {best[trainer.val_metric]:.4f}.\n"
+            f"Look at {save_dir}/samples.png, reconstructions.png and loss_curve.png. Next:\n"
+            f"  python inference.py --checkpoint_path {save_dir}/best.pth"
+        )
+    else:
+        print(
+            f"Stopped; {trainer.epoch} of {config['epochs']} epochs are complete. To go on:\n"
+            f"  python train.py --task {config['task']} --save_dir {save_dir} --resume"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = make_parser()
+    given = vars(parser.parse_args(argv))
+    config = make_config(parser, given)
+    try:
+        run(config, Path(given.get("save_dir", f"runs/{config['task']}")), given)
+    except (DataError, TrainingError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
