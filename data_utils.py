@@ -122,9 +122,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
 def read_folder(folder: Path) -> tuple[Images, Images | None]:
     """Read the IDX files of MNIST or Fashion-MNIST; without the training pair, one pool."""
     if not folder.is_dir():
-        raise DataError(
-            f"--source {folder}: no such folder (expected sample, download, or IDX files in a folder)."
-        )
+        raise DataError(f"--source {folder}: no such folder (or say sample or download).")
     parts: dict[str, Images] = {}
     for part, names in IDX_NAMES.items():
         found = [next((p for p in _idx_paths(folder, n) if p.is_file()), None) for n in names]

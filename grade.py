@@ -7,6 +7,7 @@ The functions are a small library of pure NumPy; this file imports no torch and 
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -147,7 +148,8 @@ def evaluate(
         raise GradeError(f"a code must have 1 to {NUM_PIXELS} entries, found {codes.shape[1]}")
     check_array("samples", samples, (10 * SAMPLES_PER_CLASS, 28, 28), "uint8")
     check_array("sample labels", sample_labels, (len(samples),), "uint8 int64")
-    if not np.array_equal(np.bincount(sample_labels, minlength=10), [SAMPLES_PER_CLASS] * 10):
+    wanted = np.repeat(np.arange(10), SAMPLES_PER_CLASS)
+    if not np.array_equal(np.sort(sample_labels), wanted):
         raise GradeError(f"there must be {SAMPLES_PER_CLASS} samples of each class")
     mse = mean_squared_error(images, reconstructions)
     ssim = mean_ssim(images, reconstructions)
@@ -169,6 +171,10 @@ def evaluate(
     }
 
 
+def sha256(images: np.ndarray) -> str:
+    return hashlib.sha256(images.tobytes()).hexdigest()
+
+
 def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
     """Read named arrays of one .npz file; GradeError when it is missing or damaged."""
     if not path.is_file():
@@ -182,11 +188,18 @@ def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
         raise GradeError(f"{path} is damaged ({error})") from error
 
 
-def grade_folder(task: str, folder: Path, data_dir: Path) -> dict:
-    """Grade one run folder; what cannot be graded gets 0 points and a `reason`. Never raises."""
+def grade_folder(task: str, folder: Path, data_dir: Path, split: str | None = None) -> dict:
+    """Grade one run folder; what cannot be graded gets 0 points and a `reason`.
+
+    `split` None takes the split that inference ran on.
+    """
     try:
         info = read_info(folder, task)
+        if split is not None and split != info["split"]:
+            raise GradeError(f"inference ran on {info['split']}, not on {split}; run it again")
         images, labels = read_arrays(data_dir / f"{info['split']}.npz", "images", "labels")
+        if info["images_sha256"] != sha256(images):
+            raise GradeError(f"inference ran on other images than {data_dir}/{info['split']}.npz")
         (codes,) = read_arrays(folder / "codes.npz", "codes")
         (reconstructions,) = read_arrays(folder / "reconstructions.npz", "images")
         samples, sample_labels = read_arrays(folder / "samples.npz", "images", "labels")
@@ -208,6 +221,7 @@ def read_info(folder: Path, task: str) -> dict:
             "split": lambda value: isinstance(value, str),
             "code_kind": lambda value: value in ("float", "bernoulli", "categorical"),
             "num_categories": lambda value: isinstance(value, int),
+            "images_sha256": lambda value: isinstance(value, str),
         }
         wrong = [key for key, fits in expected.items() if not fits(info.get(key))]
     except FileNotFoundError as error:
@@ -239,13 +253,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Grade the results of inference.py.")
     parser.add_argument("--run_dir", default="runs", help="holds one run folder a task")
     parser.add_argument("--data_dir", default="dataset", help="holds the split files")
+    parser.add_argument("--split", help="insist on NAME.npz (default: what inference ran on)")
     parser.add_argument("--out", default="grade_result.json", help="where the result goes")
     args = parser.parse_args(argv)
     run_dir = Path(args.run_dir)
     found = [task for task in TASKS if (run_dir / task).is_dir()]
     if not found:
         sys.exit(f"error: no run folder under {run_dir}/ ({', '.join(TASKS)}); train first.")
-    results = {task: grade_folder(task, run_dir / task, Path(args.data_dir)) for task in found}
+    results = {
+        task: grade_folder(task, run_dir / task, Path(args.data_dir), args.split) for task in found
+    }
     print(format_table(results))
     temporary = Path(args.out + ".tmp")
     temporary.write_text(json.dumps(results, indent=2) + "\n")

@@ -6,7 +6,6 @@ Two steps with nothing but the code between them: encode (image -> code), decode
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -27,11 +26,11 @@ from data_utils import (
     set_seed,
     to_uint8,
 )
+from grade import SAMPLES_PER_CLASS, sha256
 from model import DEFAULTS, TASKS, Task, make_task
 from trainer import TrainingError, pick_device, read_checkpoint, reconstruction_rows
 
 CODE_DTYPES = {"float": torch.float32, "bernoulli": torch.uint8, "categorical": torch.int16}
-SAMPLES_PER_CLASS = 100
 
 
 class InferenceError(Exception):
@@ -151,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
         "task": config["task"],
         "checkpoint": str(args.checkpoint_path),
         "split": args.split,
-        "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
+        "images_sha256": sha256(images),
         "code_kind": task.code_kind,
         "num_categories": config.get("num_categories", 0),
     }

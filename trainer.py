@@ -165,8 +165,8 @@ class Trainer:
         if not math.isfinite(row["loss"]):
             raise TrainingError(
                 f"the loss became {row['loss']} in epoch {epoch}. Usual causes: a learning rate "
-                "that is too large (--lr, --lr_joint, --lr_proposal), a --var or --sigma that is too "
-                "small, or the logarithm of 0 in your own code. The checkpoint of epoch "
+                "that is too large (--lr, --lr_joint, --lr_proposal), a --var or --sigma that is "
+                "too small, or the logarithm of 0 in your own code. The checkpoint of epoch "
                 f"{self.epoch} in {self.save_dir} is untouched."
             )
 
@@ -248,7 +248,11 @@ class Trainer:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; "auto" is the GPU if there is one; raises TrainingError for a device that is not there."""
+    """The device of this name; "auto" is the GPU where there is one.
+
+    Raises:
+        TrainingError: this machine has no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,0 +1,44 @@
+"""Small data and run folders for the tests of the provided code."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data_utils
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """Images and labels of the bundled sample."""
+    return data_utils.read_npz(data_utils.SAMPLE_FILE)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory, sample) -> Path:
+    """A data folder with 60 training and 20 validation digits."""
+    folder = tmp_path_factory.mktemp("data")
+    order = np.random.default_rng(0).permutation(5000)
+    for name, part in (("train", order[:60]), ("valid", order[60:80])):
+        np.savez(folder / f"{name}.npz", images=sample[0][part], labels=sample[1][part])
+    return folder
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    sizes = np.array(array.shape, dtype=">u4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def idx_folder(tmp_path, sample) -> Path:
+    """The four IDX files, 120 training and 40 test digits; two of them gzipped."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    order = np.random.default_rng(1).permutation(5000)
+    for prefix, part in (("train", order[:120]), ("t10k", order[120:160])):
+        images, labels = sample[0][part], sample[1][part]
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        packed = gzip.compress(idx_bytes(labels))
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(packed)
+    return folder
