@@ -296,6 +296,21 @@ def load_split(data_dir: str | Path, split: str) -> Images:
     return images, labels
 
 
+def gaussian2d(num_points: int, seed: int) -> Images:
+    """Points of eight round Gaussians on a ring in the unit square, and their components.
+
+    Returns:
+        float32 [N, 2] and int64 [N]. Centres at radius 0.35 around (0.5, 0.5), standard
+        deviation 0.04.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(8, size=num_points)
+    angle = labels * np.pi / 4
+    centres = 0.5 + 0.35 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    points = centres + 0.04 * rng.normal(size=(num_points, 2))
+    return points.astype(np.float32), labels
+
+
 # ----------------------------------------------------------------------------------------------
 # The dataset
 

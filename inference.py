@@ -58,6 +58,8 @@ def load_task(checkpoint_path: str, given: dict, device: torch.device) -> tuple[
     for name, value in given.items():
         if config[name] != value:
             raise InferenceError(f"--{name} {value}: {checkpoint_path} has {name} {config[name]}")
+    if config.get("dataset") == "gaussian2d":
+        raise InferenceError(f"{checkpoint_path} is the 2-D toy: it has no images, only toy.png")
     task = make_task(submission, config, device=device)
     try:
         task.load_state_dict(state)

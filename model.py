@@ -265,6 +265,10 @@ class Task:
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Set what follows a schedule; epochs count from 1."""
 
+    def diagnostics(self, x) -> dict[str, torch.Tensor]:
+        """Further figures of a validation batch for the log, each a batch mean."""
+        return {}
+
     def param_groups(self) -> list[dict]:
         """Parameter groups for the optimiser."""
         return [{"params": self.model.parameters()}]
@@ -339,9 +343,14 @@ class JSATask(Task):
         jsa_loss: the student's loss, (joint, proposal, x, h) -> (-log p, -log q) batch means.
         num_mis_steps: T, proposals an example and batch.
         cache_start_epoch: first epoch (counted from 1) that reads and writes the cache.
+        chain_states: "last" trains on the chain's last state; "all" on the average over its T
+            states, which lowers the variance and costs time.
         sigma, sigma_start: standard deviation of the Gaussian likelihood in the last epochs and
             in the first.
         lr_joint, lr_proposal: learning rates.
+        code: "mode" encodes x as the mode of q(h|x); "best" as the candidate of largest log p(x, h)
+            among the mode and `code_draws` draws of q; "posterior" as one of `code_draws` draws,
+            taken in proportion to its importance weight.
     """
 
     def __init__(
@@ -353,19 +362,24 @@ class JSATask(Task):
         *,
         num_mis_steps=10,
         cache_start_epoch=1,
+        chain_states="last",
         sigma=0.1,
         sigma_start=None,
         lr_joint=1e-3,
         lr_proposal=1e-3,
+        code="mode",
+        code_draws=20,
     ):
         super().__init__(nn.ModuleDict({"joint": joint, "proposal": proposal}))
         self.joint, self.proposal, self.sampler = joint, proposal, sampler
         self.jsa_loss = jsa_loss
         self.num_mis_steps = num_mis_steps
         self.cache_start_epoch = cache_start_epoch
+        self.chain_states = chain_states
         self.sigma = sigma
         self.sigma_start = sigma if sigma_start is None else sigma_start
         self.lr_joint, self.lr_proposal = lr_joint, lr_proposal
+        self.code, self.code_draws = code, code_draws
         self.use_cache = False
         self.code_kind = joint.latent
 
@@ -385,7 +399,10 @@ class JSATask(Task):
         before = self.sampler.cache[idx] if idx is not None else None
         with torch.no_grad():
             h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
-        loss_joint, loss_proposal = self.jsa_loss(self.joint, self.proposal, x, h)
+        if self.chain_states == "all":
+            loss_joint, loss_proposal = self.chain_average_loss(x)
+        else:
+            loss_joint, loss_proposal = self.jsa_loss(self.joint, self.proposal, x, h)
         metrics = {
             "loss_joint": loss_joint.detach(),
             "loss_proposal": loss_proposal.detach(),
@@ -396,8 +413,38 @@ class JSATask(Task):
             metrics["moved"] = (self.sampler.cache[idx] != before).any(dim=-1).float().mean()
         return loss_joint + loss_proposal, metrics
 
+    def chain_average_loss(self, x):
+        """`jsa_loss` averaged over the T states of each chain, not at its last state alone.
+
+        A chain stays at most states for several steps, so each row it visited is scored once,
+        with its share of the T steps as weight.
+        """
+        states, rows = self.sampler.states, self.sampler.rows  # (T+1, B, K), (T, B)
+        visits = F.one_hot(rows, len(states)).sum(dim=0)  # (B, T+1)
+        example, row = visits.nonzero(as_tuple=True)  # (M,) each, M >= B
+        weight = visits[example, row] / rows.numel()  # sums to 1
+        x, h = x[example], states[row, example]
+        log_p = self.joint.log_joint_prob(x, h)
+        log_q = self.proposal.log_conditional_prob(h, x)
+        return -(weight * log_p).sum(), -(weight * log_q).sum()
+
+    def diagnostics(self, x):
+        """A one-draw estimate of the entropy of q(h|x), in nats."""
+        h = self.proposal.sample_latent(x, 1)
+        return {"entropy_q": -self.proposal.log_conditional_prob(h, x).mean()}
+
     def encode(self, x, labels):
-        return self.proposal.encode(x)
+        mode = self.proposal.encode(x)
+        if self.code == "mode":
+            return mode
+        h = self.proposal.sample_latent(x, self.code_draws)  # (n, B, K)
+        if self.code == "best":
+            h = torch.cat([mode.unsqueeze(0), h])
+            chosen = self.joint.log_joint_prob(x, h).argmax(dim=0)  # (B,)
+        else:
+            log_w = self.joint.log_joint_prob(x, h) - self.proposal.log_conditional_prob(h, x)
+            chosen = torch.distributions.Categorical(logits=log_w.T).sample()  # (B,)
+        return h[chosen, torch.arange(len(x), device=x.device)]
 
     def decode(self, code, labels):
         return as_images(self.joint.decode(code), "JointModel.decode")
@@ -405,6 +452,74 @@ class JSATask(Task):
     def generate(self, labels):
         h = self.joint.prior().sample((len(labels),))
         return self.decode(h, labels)
+
+
+class ToyTask(JSATask):
+    """JSA on points in the plane, with so few latent states that everything is exact.
+
+    `--dataset gaussian2d` trains it; `diagnostics` and the picture enumerate all states.
+    """
+
+    def all_states(self) -> torch.Tensor:
+        """Every value of h, [S, K]: S = 2^K bits or C^D categories."""
+        num_values = 2 if self.joint.latent == "bernoulli" else self.joint.num_categories
+        grid = torch.cartesian_prod(*[torch.arange(num_values)] * self.joint.latent_dim)
+        grid = grid.reshape(-1, self.joint.latent_dim).to(self.joint.sigma.device)
+        return grid.float() if self.joint.latent == "bernoulli" else grid
+
+    def exact(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Enumerate: log p(x) [B], log p(h|x) [S, B] and log q(h|x) [S, B], in nats."""
+        h = self.all_states().unsqueeze(1).expand(-1, len(x), -1)  # (S, B, K)
+        log_joint = self.joint.log_joint_prob(x, h)  # (S, B)
+        log_p_x = torch.logsumexp(log_joint, dim=0)  # (B,)
+        return log_p_x, log_joint - log_p_x, self.proposal.log_conditional_prob(h, x)
+
+    def diagnostics(self, x):
+        """Exact log p(x), KL(p(h|x) || q(h|x)) and entropy of q(h|x), in nats."""
+        log_p_x, log_posterior, log_q = self.exact(x)
+        kl = (log_posterior.exp() * (log_posterior - log_q)).sum(dim=0)
+        entropy = -(log_q.exp() * log_q).sum(dim=0)
+        return {"log_p_x": log_p_x.mean(), "kl": kl.mean(), "entropy_q": entropy.mean()}
+
+    def decode(self, code, labels):
+        return self.joint.decode(code)
+
+    def draw(self, dataset, folder, device, num_steps: int = 2000) -> None:
+        """toy.png: data, learned density, and posteriors of four points by sum and by chain."""
+        from matplotlib.figure import Figure
+
+        x = dataset.images.to(device)
+        ticks = torch.linspace(0, 1, 120, device=device)
+        grid = torch.cartesian_prod(ticks, ticks)  # (14400, 2), first coordinate slowest
+        density = self.exact(grid)[0].exp().reshape(120, 120).T.cpu()
+        # Two points of the data and two between its clusters, where the posterior is shared.
+        points = torch.stack([x[0], x[1], (x[0] + x[1]) / 2, x.mean(dim=0)])
+        posterior = self.exact(points)[1].exp().T.cpu()  # (4, S)
+        self.sampler.sample(points, num_steps=num_steps)
+        visited = self.sampler.states[
+            self.sampler.rows, torch.arange(4, device=device)
+        ]  # (T, 4, K)
+        matches = (visited.unsqueeze(2) == self.all_states()).all(dim=-1)  # (T, 4, S)
+        histogram = matches.float().mean(dim=0).cpu()  # (4, S)
+
+        figure = Figure(figsize=(12, 6), layout="constrained")
+        axes = figure.subplots(2, 3).ravel()
+        axes[0].scatter(*x.T.cpu(), s=3, alpha=0.5)
+        axes[0].set_title("data")
+        axes[3].imshow(density, origin="lower", extent=(0, 1, 0, 1), cmap="magma")
+        axes[3].set_title("learned density p(x)")
+        for axis in (axes[0], axes[3]):
+            axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            for number, point in enumerate(points.cpu().tolist(), start=1):
+                axis.text(*point, str(number), color="red", ha="center", va="center", weight="bold")
+        states = torch.arange(posterior.shape[1])
+        for number, axis in enumerate(axes[[1, 2, 4, 5]]):
+            axis.bar(states - 0.2, posterior[number], 0.4, label="exact p(h|x)")
+            axis.bar(states + 0.2, histogram[number], 0.4, label=f"MIS, {num_steps} steps")
+            axis.set_title(f"point {number + 1}")
+            axis.set_xlabel("number of the state h")
+        axes[1].legend()
+        figure.savefig(folder / "toy.png", dpi=80)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -424,6 +539,7 @@ DEFAULTS = {
     "VAEwolabel": VAE_DEFAULTS | {"hidden": None},
     "Genwithlabel": VAE_DEFAULTS | {"var": 0.2},
     "JSA": {
+        "dataset": "images",
         "latent_dim": 200,
         "latent": "bernoulli",
         "num_categories": 10,
@@ -439,7 +555,21 @@ DEFAULTS = {
         "sigma_start": 0.5,
         "num_mis_steps": 5,
         "cache_start_epoch": 25,
+        "chain_states": "last",
+        "code": "mode",
+        "code_draws": 20,
     },
+}
+TOY_DEFAULTS = DEFAULTS["JSA"] | {
+    "dataset": "gaussian2d",
+    "latent": "categorical",
+    "latent_dim": 1,
+    "num_categories": 12,
+    "hidden": [50, 50],
+    "epochs": 40,
+    "sigma": 0.05,
+    "sigma_start": 0.05,
+    "cache_start_epoch": 1,
 }
 
 
@@ -453,15 +583,18 @@ def make_task(submission, settings: dict, num_examples: int = 0, device="cpu") -
         device: where the model goes.
     """
     if settings["task"] == "JSA":
+        toy = settings["dataset"] == "gaussian2d"
         names = ("latent_dim", "latent", "num_categories", "likelihood", "hidden", "activation")
         arguments = {name: settings[name] for name in names}
+        arguments["x_shape"] = (2,) if toy else (1, 28, 28)
         joint = submission.JointModel(sigma=settings["sigma"], **arguments).to(device)
         proposal = submission.ProposalModel(**arguments).to(device)
         sampler = submission.MISampler(joint, proposal, num_examples, device)
-        names = ("num_mis_steps", "cache_start_epoch", "sigma", "sigma_start")
-        names += ("lr_joint", "lr_proposal")
+        names = ("num_mis_steps", "cache_start_epoch", "chain_states", "sigma", "sigma_start")
+        names += ("lr_joint", "lr_proposal", "code", "code_draws")
         arguments = {name: settings[name] for name in names}
-        return JSATask(joint, proposal, sampler, submission.jsa_loss, **arguments)
+        kind = ToyTask if toy else JSATask
+        return kind(joint, proposal, sampler, submission.jsa_loss, **arguments)
     use_labels = settings["task"] == "Genwithlabel"
     network = submission.GenModel if use_labels else submission.VAE
     arguments = {"latent_dim": settings["latent_dim"]}

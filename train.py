@@ -9,11 +9,20 @@ from pathlib import Path
 import torch
 
 import submission
-from data_utils import DATA_DIR, DataError, JsaDataset, ensure_prepared, load_split, set_seed
-from model import ACTIVATIONS, DEFAULTS, TASKS, make_task
-from trainer import Trainer, TrainingError, pick_device, write_config
+from data_utils import (
+    DATA_DIR,
+    DataError,
+    JsaDataset,
+    ensure_prepared,
+    gaussian2d,
+    load_split,
+    set_seed,
+)
+from model import ACTIVATIONS, DEFAULTS, TASKS, TOY_DEFAULTS, ToyTask, make_task
+from trainer import Trainer, TrainingError, draw_pictures, pick_device, write_config
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
+MAX_TOY_STATES = 4096
 ONLY_THIS_CALL = {"save_dir", "resume", "overwrite"}  # no settings of the run
 
 
@@ -78,6 +87,11 @@ def make_parser() -> argparse.ArgumentParser:
     jsa = parser.add_argument_group("JSA")
     jsa.add_argument("--latent", choices=["bernoulli", "categorical"], help="kind of latent")
     jsa.add_argument("--num_categories", type=positive(int), help="values of a categorical latent")
+    jsa.add_argument(
+        "--dataset",
+        choices=["images", "gaussian2d"],
+        help="gaussian2d: a toy in the plane where likelihood and posterior are exact",
+    )
     jsa.add_argument("--activation", choices=list(ACTIVATIONS), help="between the layers")
     jsa.add_argument(
         "--sigma",
@@ -96,6 +110,18 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive(int),
         help="first epoch in which chains start from the cached states; before, from draws of q",
     )
+    jsa.add_argument(
+        "--chain_states",
+        choices=["last", "all"],
+        help="train on the chain's last state, or on the average over all its states",
+    )
+    jsa.add_argument(
+        "--code",
+        choices=["mode", "best", "posterior"],
+        help="how an image is encoded: the mode of q(h|x); the best by log p(x, h) of the mode "
+        "and --code_draws draws; or one of these draws, in proportion to its importance weight",
+    )
+    jsa.add_argument("--code_draws", type=positive(int), help="draws for --code")
     jsa.add_argument("--lr_joint", type=positive(float), help="peak learning rate for p(x, h)")
     jsa.add_argument("--lr_proposal", type=positive(float), help="peak learning rate for q(h|x)")
     return parser
@@ -122,13 +148,35 @@ def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
     """All settings of the run: what was given, the task's defaults for the rest."""
     task = given["task"]
     common = {"data_dir": DATA_DIR, "seed": 0, "device": "auto", "val_metric": "mse"}
-    defaults = {"task": task, **common, **DEFAULTS[task]}
+    toy = task == "JSA" and given.get("dataset") == "gaussian2d"
+    defaults = {"task": task, **common, **(TOY_DEFAULTS if toy else DEFAULTS[task])}
     given = {key: value for key, value in given.items() if key not in ONLY_THIS_CALL}
     unknown = [f"--{key}" for key in given if key not in defaults]
     if unknown:
         others = [t for t in TASKS if all(flag[2:] in DEFAULTS[t] for flag in unknown)]
         parser.error(f"{', '.join(unknown)}: not for --task {task}, only for {', '.join(others)}")
-    return defaults | given
+    config = defaults | given
+    if toy and num_states(config) > MAX_TOY_STATES:
+        parser.error(f"--dataset gaussian2d enumerates all states: at most {MAX_TOY_STATES}")
+    return config
+
+
+def num_states(config: dict) -> int:
+    """How many values the latent has."""
+    values = 2 if config["latent"] == "bernoulli" else config["num_categories"]
+    return values ** config["latent_dim"]
+
+
+def load_data(config: dict) -> tuple[JsaDataset, JsaDataset]:
+    """The training and the validation set of a run."""
+    if config.get("dataset") == "gaussian2d":
+        return JsaDataset(*gaussian2d(2000, seed=0)), JsaDataset(*gaussian2d(500, seed=1))
+    ensure_prepared(config["data_dir"])
+    train, valid = (
+        JsaDataset(*load_split(config["data_dir"], split), config["binarize"])
+        for split in ("train", "valid")
+    )
+    return train, valid.frozen()
 
 
 def read_config(save_dir: Path) -> dict | None:
@@ -174,9 +222,8 @@ def check_folder(save_dir: Path, config: dict) -> None:
 def run(config: dict, save_dir: Path, given: dict) -> None:
     """Train as `config` says; `given` are the flags of the command line."""
     resume = given.get("resume", False)
-    ensure_prepared(config["data_dir"])
-    images, labels = load_split(config["data_dir"], "train")
-    config["train_sha256"] = hashlib.sha256(images.tobytes()).hexdigest()
+    train_set, valid_set = load_data(config)
+    config["train_sha256"] = hashlib.sha256(train_set.images.numpy().tobytes()).hexdigest()
     if resume:
         config = resumed_config(save_dir, config, given)
     elif not given.get("overwrite"):
@@ -184,8 +231,6 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
 
     set_seed(config["seed"])
     device = pick_device(config["device"])
-    train_set = JsaDataset(images, labels, config["binarize"])
-    valid_set = JsaDataset(*load_split(config["data_dir"], "valid"), config["binarize"]).frozen()
     task = make_task(submission, config, len(train_set), device)
     trainer = Trainer(
         task,
@@ -200,6 +245,7 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         seed=config["seed"],
         device=device,
         val_metric=config["val_metric"],
+        draw=ToyTask.draw if isinstance(task, ToyTask) else draw_pictures,
     )
     if resume:
         trainer.load_checkpoint(save_dir / "last.pth")
@@ -209,10 +255,15 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         best = min(trainer.history, key=lambda row: row[trainer.val_metric])
         print(
             f"{config['task']}: {config['epochs']} epochs, {trainer.seconds:.0f} s. Best epoch "
-            f"{best['epoch']:.0f} with {trainer.val_metric} {best[trainer.val_metric]:.4f}.\n"
-            f"Look at {save_dir}/samples.png, reconstructions.png and loss_curve.png. Next:\n"
-            f"  python inference.py --checkpoint_path {save_dir}/best.pth"
+            f"{best['epoch']:.0f} with {trainer.val_metric} {best[trainer.val_metric]:.4f}."
         )
+        if isinstance(task, ToyTask):
+            print(f"Look at {save_dir}/toy.png and loss_curve.png.")
+        else:
+            print(
+                f"Look at {save_dir}/samples.png, reconstructions.png and loss_curve.png. Next:\n"
+                f"  python inference.py --checkpoint_path {save_dir}/best.pth"
+            )
     else:
         print(
             f"Stopped; {trainer.epoch} of {config['epochs']} epochs are complete. To go on:\n"
@@ -225,7 +276,9 @@ def main(argv: list[str] | None = None) -> None:
     given = vars(parser.parse_args(argv))
     config = make_config(parser, given)
     try:
-        run(config, Path(given.get("save_dir", f"runs/{config['task']}")), given)
+        toy = config.get("dataset") == "gaussian2d"
+        name = "gaussian2d" if toy else config["task"]
+        run(config, Path(given.get("save_dir", f"runs/{name}")), given)
     except (DataError, TrainingError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -77,14 +77,14 @@ class Trainer:
         seed: int = 0,
         device: str | torch.device = "cpu",
         val_metric: str = "mse",
-        draw=None,
+        draw,
     ):
         self.task, self.optimizer = task, optimizer
         self.valid_set = valid_set
         self.save_dir, self.config = Path(save_dir), config
         self.epochs, self.seed, self.device = epochs, seed, torch.device(device)
         self.val_metric = f"val_{val_metric}"
-        self.draw = draw or draw_pictures
+        self.draw = draw
         self.shuffle = torch.Generator().manual_seed(seed)
         self.train_loader = make_loader(train_set, batch_size, self.shuffle)
         self.valid_loader = make_loader(valid_set, 500)
@@ -186,6 +186,7 @@ class Trainer:
                 loss, _ = self.task.loss(x, labels, None)
                 recon = self.task.decode(self.task.encode(x, labels), labels)
                 values = {"val_loss": loss, "val_mse": ((recon - x) ** 2).mean()}
+                values |= self.task.diagnostics(x)
                 for name, value in values.items():
                     totals[name] = totals.get(name, 0) + value * len(x)
         return means(totals, len(self.valid_set))

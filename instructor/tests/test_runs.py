@@ -21,14 +21,17 @@ from trainer import TrainingError, read_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["--epochs", "2", "--batch_size", "20"]
 VARIANTS = {
-    "vae": ["--task", "VAEwolabel", "--latent_dim", "5"],
-    "vae_bernoulli": ["--task", "VAEwolabel", "--likelihood", "bernoulli", "--hidden", "30"],
-    "gen": ["--task", "Genwithlabel", "--latent_dim", "5", "--binarize", "dynamic"],
-    "jsa": ["--task", "JSA", "--latent_dim", "12", "--cache_start_epoch", "2"],
-    "jsa_linear": ["--task", "JSA", "--hidden", "--binarize", "dynamic"]
-    + ["--likelihood", "bernoulli", "--latent_dim", "12"],
-    "jsa_categorical": ["--task", "JSA", "--latent", "categorical", "--latent_dim", "4"]
-    + ["--num_categories", "7", "--hidden", "30", "20", "--cache_start_epoch", "1"],
+    name: flags.split()
+    for name, flags in {
+        "vae": "--task VAEwolabel --latent_dim 5",
+        "vae_bernoulli": "--task VAEwolabel --likelihood bernoulli --hidden 30",
+        "gen": "--task Genwithlabel --latent_dim 5 --binarize dynamic",
+        "jsa": "--task JSA --latent_dim 12 --cache_start_epoch 2",
+        "jsa_linear": "--task JSA --latent_dim 12 --hidden --likelihood bernoulli "
+        "--binarize dynamic --chain_states all --code posterior",
+        "jsa_categorical": "--task JSA --latent_dim 4 --latent categorical --num_categories 7 "
+        "--hidden 30 20 --cache_start_epoch 1 --code best",
+    }.items()
 }
 
 

@@ -1,0 +1,181 @@
+"""A run that was killed or interrupted and resumed equals the unbroken run, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from model import Task, make_task
+from trainer import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS, BATCHES = 4, 3  # 60 examples in batches of 20
+RUNS = {
+    "vae": "--task VAEwolabel --latent_dim 5 --hidden 30",
+    "gen": "--task Genwithlabel --latent_dim 5 --binarize dynamic",
+    "jsa": "--task JSA --latent_dim 12 --cache_start_epoch 2 --hidden 30",
+    "jsa_categorical": "--task JSA --latent categorical --latent_dim 4 --num_categories 7 "
+    "--hidden 30 --cache_start_epoch 2 --chain_states all --code posterior",
+}
+# Runs train.py, and kills itself with signal {signal} at the {batch}th training batch.
+AT_BATCH = """
+import os, train, trainer
+original, count = trainer.Trainer.set_learning_rate, 0
+def counting(self, progress):
+    global count
+    count += 1
+    if count == {batch}:
+        os.kill(os.getpid(), {signal})
+    original(self, progress)
+trainer.Trainer.set_learning_rate = counting
+train.main({arguments})
+"""
+# Runs train.py, and kills itself half-way through writing the {number}th checkpoint.
+IN_CHECKPOINT = """
+import io, os, signal, train, torch
+original, count = torch.save, 0
+def torn(checkpoint, path):
+    global count
+    count += 1
+    if count == {number}:
+        whole = io.BytesIO()
+        original(checkpoint, whole)
+        path.write_bytes(whole.getvalue()[: whole.tell() // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(checkpoint, path)
+torch.save = torn
+train.main({arguments})
+"""
+
+
+def execute(script: str, **values) -> int:
+    """Run a script in a new process; returns its exit status, negative for a signal."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script.format(**values)]
+    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+
+def equal(a, b) -> bool:
+    """Bitwise equality of nested containers of tensors and plain values."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def assert_same_run(first: str, second: str) -> None:
+    names = {file.name for file in Path(first).iterdir()}
+    assert names == {f.name for f in Path(second).iterdir() if not f.name.startswith(".tmp-")}
+    for name in sorted(names):
+        one, two = Path(first, name), Path(second, name)
+        if name.endswith(".pth"):
+            one, two = read_checkpoint(one), read_checkpoint(two)
+            for key in one:
+                assert equal(one[key], two[key]), f"{name}: {key} differs"
+        else:
+            assert one.read_bytes() == two.read_bytes(), f"{name} differs"
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch, small_data):
+    """A function: name of a run and folder -> command-line arguments of train.py."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset").symlink_to(small_data)
+
+    def make(name: str, folder: str) -> list[str]:
+        length = ["--epochs", str(EPOCHS), "--batch_size", "20"]
+        return [*RUNS[name].split(), *length, "--save_dir", folder]
+
+    return make
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_and_interrupted_runs_equal_the_unbroken_one(arguments, name):
+    train.main(arguments(name, "unbroken"))
+    rng = random.Random(name)  # kill points that differ by run and stay the same over time
+    for number, how in (("killed", signal.SIGKILL), ("interrupted", signal.SIGINT)):
+        batch = rng.randrange(1, EPOCHS * BATCHES)
+        status = execute(AT_BATCH, batch=batch, signal=int(how), arguments=arguments(name, number))
+        assert status == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+        completed = (batch - 1) // BATCHES  # at most the epoch of that batch is repeated
+        assert read_checkpoint(f"{number}/last.pth")["epoch"] == completed
+        train.main([*arguments(name, number), "--resume"])
+        assert_same_run("unbroken", number)
+
+
+def test_kill_while_writing_a_checkpoint(arguments):
+    train.main(arguments("jsa", "unbroken"))
+    # The first is last.pth before training; then best.pth (where it is) and last.pth an epoch.
+    number = random.Random(7).randrange(2, EPOCHS + 1)
+    status = execute(IN_CHECKPOINT, number=number, arguments=arguments("jsa", "torn"))
+    assert status == -signal.SIGKILL
+    assert any(file.name.startswith(".tmp-") for file in Path("torn").iterdir())
+    read_checkpoint("torn/last.pth")
+    train.main([*arguments("jsa", "torn"), "--resume"])
+    assert_same_run("unbroken", "torn")
+
+
+def test_resuming_a_complete_run_changes_nothing(arguments):
+    train.main(arguments("jsa", "a"))
+    train.main(arguments("jsa", "b"))
+    train.main([*arguments("jsa", "b"), "--resume"])
+    assert_same_run("a", "b")
+
+
+def test_resume_refuses_other_settings_data_and_code(arguments, monkeypatch):
+    train.main(arguments("jsa", "run"))
+    before = Path("run/last.pth").read_bytes()
+
+    def refused(*flags):
+        with pytest.raises(SystemExit) as stop:
+            train.main([*arguments("jsa", "run"), "--resume", *flags])
+        return str(stop.value)
+
+    assert "--sigma 0.2" in refused("--sigma", "0.4")
+    other = Path("other")
+    import data_utils
+
+    data_utils.prepare("sample", other)
+    assert "not those" in refused("--data_dir", "other")
+
+    class OtherTask(Task):
+        def __init__(self):
+            super().__init__(torch.nn.Linear(2, 2))
+
+    monkeypatch.setattr(train, "make_task", lambda *_: OtherTask())
+    assert "does not fit" in refused()
+    assert Path("run/last.pth").read_bytes() == before
+
+
+def test_resume_goes_on_past_the_old_end(arguments):
+    train.main(arguments("vae", "run"))
+    train.main([*arguments("vae", "run"), "--resume", "--epochs", "6"])
+    assert read_checkpoint("run/last.pth")["epoch"] == 6
+    assert len(Path("run/log.csv").read_text().splitlines()) == 7
+
+
+def test_cache_moves_between_dtypes_and_sizes_with_a_clear_error():
+    import submission
+    from model import DEFAULTS
+
+    def sampler(num_examples, **changes):
+        settings = {"task": "JSA", **DEFAULTS["JSA"], "latent_dim": 3, **changes}
+        return make_task(submission, settings, num_examples).sampler
+
+    a, b = sampler(5), sampler(5)
+    a.update_cache(torch.tensor([4, 1]), torch.tensor([[1.0, 0, 1], [0, 1, 1]]))
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(a.cache, b.cache) and a.cache is not b.cache
+    assert b.cache[0].tolist() == [255] * 3 and b.cache[4].tolist() == [1, 0, 1]
+    for other in (sampler(6), sampler(5, latent="categorical"), sampler(5, latent_dim=4)):
+        with pytest.raises(ValueError, match="cache"):
+            other.load_state_dict(a.state_dict())
