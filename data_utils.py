@@ -7,6 +7,7 @@ python data_utils.py --source FOLDER      # IDX files of MNIST or Fashion-MNIST,
 
 import argparse
 import contextlib
+import ctypes
 import gzip
 import hashlib
 import json
@@ -61,6 +62,19 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library (glibc) to keep freed blocks instead of returning them to the system.
+
+    Every batch frees tensors of some megabytes and asks for them again; by default each time the
+    system unmaps the pages and clears new ones. Measured on 2 cores, an epoch of JSA takes 1.9 s
+    instead of 2.6 s. Other C libraries have no such switch, and need none to be correct.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: smaller blocks come from the heap (the maximum)
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 def import_torchvision():

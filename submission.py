@@ -185,7 +185,7 @@ class JointModel(BaseJointModel):
         # is None, a convolutional network. Hint: `mlp`, `conv_decoder` and `self.activation`.
         # BEGIN SOLUTION
         if self.hidden is None:
-            return conv_decoder(self.h_features, self.activation)
+            return conv_decoder(self.h_features, self.activation, width=16)
         sizes = [self.h_features, *reversed(self.hidden), self.x_features]
         return mlp(sizes, self.activation)
         # END SOLUTION
@@ -239,7 +239,7 @@ class ProposalModel(BaseProposalModel):
         # TODO 4.1: the mirror image of the joint model's network.
         # BEGIN SOLUTION
         if self.hidden is None:
-            return conv_encoder(self.h_features, self.activation)
+            return conv_encoder(self.h_features, self.activation, width=16)
         return mlp([self.x_features, *self.hidden, self.h_features], self.activation)
         # END SOLUTION
 

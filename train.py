@@ -15,6 +15,7 @@ from data_utils import (
     JsaDataset,
     ensure_prepared,
     gaussian2d,
+    keep_freed_memory,
     load_split,
     set_seed,
 )
@@ -229,6 +230,7 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
     elif not given.get("overwrite"):
         check_folder(save_dir, config)
 
+    keep_freed_memory()
     set_seed(config["seed"])
     device = pick_device(config["device"])
     task = make_task(submission, config, len(train_set), device)
