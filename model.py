@@ -491,20 +491,20 @@ class ToyTask(JSATask):
         x = dataset.images.to(device)
         ticks = torch.linspace(0, 1, 120, device=device)
         grid = torch.cartesian_prod(ticks, ticks)  # (14400, 2), first coordinate slowest
-        density = self.exact(grid)[0].exp().reshape(120, 120).T.cpu()
+        density = self.exact(grid)[0].exp().reshape(120, 120).T.cpu().numpy()
         # Two points of the data and two between its clusters, where the posterior is shared.
         points = torch.stack([x[0], x[1], (x[0] + x[1]) / 2, x.mean(dim=0)])
-        posterior = self.exact(points)[1].exp().T.cpu()  # (4, S)
+        posterior = self.exact(points)[1].exp().T.cpu().numpy()  # (4, S)
         self.sampler.sample(points, num_steps=num_steps)
         visited = self.sampler.states[
             self.sampler.rows, torch.arange(4, device=device)
         ]  # (T, 4, K)
         matches = (visited.unsqueeze(2) == self.all_states()).all(dim=-1)  # (T, 4, S)
-        histogram = matches.float().mean(dim=0).cpu()  # (4, S)
+        histogram = matches.float().mean(dim=0).cpu().numpy()  # (4, S)
 
         figure = Figure(figsize=(12, 6), layout="constrained")
         axes = figure.subplots(2, 3).ravel()
-        axes[0].scatter(*x.T.cpu(), s=3, alpha=0.5)
+        axes[0].scatter(*x.T.cpu().numpy(), s=3, alpha=0.5)
         axes[0].set_title("data")
         axes[3].imshow(density, origin="lower", extent=(0, 1, 0, 1), cmap="magma")
         axes[3].set_title("learned density p(x)")
@@ -512,10 +512,12 @@ class ToyTask(JSATask):
             axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
             for number, point in enumerate(points.cpu().tolist(), start=1):
                 axis.text(*point, str(number), color="red", ha="center", va="center", weight="bold")
-        states = torch.arange(posterior.shape[1])
+        states = range(posterior.shape[1])
         for number, axis in enumerate(axes[[1, 2, 4, 5]]):
-            axis.bar(states - 0.2, posterior[number], 0.4, label="exact p(h|x)")
-            axis.bar(states + 0.2, histogram[number], 0.4, label=f"MIS, {num_steps} steps")
+            axis.bar([s - 0.2 for s in states], posterior[number], 0.4, label="exact p(h|x)")
+            axis.bar(
+                [s + 0.2 for s in states], histogram[number], 0.4, label=f"MIS, {num_steps} steps"
+            )
             axis.set_title(f"point {number + 1}")
             axis.set_xlabel("number of the state h")
         axes[1].legend()
@@ -547,14 +549,14 @@ DEFAULTS = {
         "hidden": None,
         "activation": "leaky_relu",
         "binarize": "none",
-        "epochs": 50,
+        "epochs": 45,
         "batch_size": 50,
         "lr_joint": 3e-3,
         "lr_proposal": 3e-3,
-        "sigma": 0.3,
+        "sigma": 0.25,
         "sigma_start": 0.5,
         "num_mis_steps": 10,
-        "cache_start_epoch": 33,
+        "cache_start_epoch": 31,
         "chain_states": "last",
         "code": "best",
         "code_draws": 20,

@@ -1,48 +1,202 @@
-"""What the autograder's tests share: the `probe` fixture and tiny models."""
+"""The autograder's machinery: fixtures, points, and the results file.
 
-import itertools
+pytest                                     check ./submission.py
+pytest --isolated --submission FOLDER --seed 7 --results results.json     (staff)
+"""
+
+import json
+import sys
+import zlib
+from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import probes
+from tests.worker import ROOT, Worker
+
+EXPECTED = Path(__file__).with_name("expected") / "expected.npz"
+PARTS = {"2": "VAE", "3": "GenModel", "4": "JSA"}
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("autograder")
+    group.addoption("--submission", help="folder with submission.py (default: this one)")
+    group.addoption("--isolated", action="store_true", help="run student code in its own process")
+    group.addoption(
+        "--seed", type=int, help="other inputs; expected values come from ./submission.py"
+    )
+    group.addoption("--results", help="write Gradescope's results.json here, after every test")
+    group.addoption("--record", action="store_true", help="staff: record the expected values")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "points(n, part): what a test is worth, for which TODO")
+    folder = config.getoption("--submission")
+    if folder is not None:
+        if not (Path(folder) / "submission.py").is_file():
+            raise pytest.UsageError(f"--submission {folder}: there is no submission.py in it")
+        if not config.getoption("--isolated"):
+            sys.path.insert(0, str(Path(folder).resolve()))
+            sys.modules.pop("submission", None)
+    config.pluginmanager.register(Scores(config.getoption("--results")), "scores")
+
+
+# ----------------------------------------------------------------------------------------------
+# Fixtures
+
+
+@pytest.fixture(scope="session")
+def attempt(request):
+    """How probes are run: in this process, or with --isolated in a worker's."""
+    if not request.config.getoption("--isolated"):
+        yield probes.attempt
+        return
+    worker = Worker(request.config.getoption("--submission") or ROOT)
+    yield worker.attempt
+    worker.close()
 
 
 @pytest.fixture
-def probe():
+def probe(attempt):
     """`probe(name, **inputs)` runs a piece of student code and returns a dict of arrays."""
-    return probes.run
+
+    def run(name, **inputs):
+        outputs, failure = attempt(name, inputs)
+        if outputs is None:
+            fail(failure)
+        return outputs
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def reference_attempt(request):
+    """With --seed: probes on this repository's own submission, in another process."""
+    worker = Worker(ROOT)
+    yield worker.attempt
+    worker.close()
+
+
+@pytest.fixture(scope="session")
+def recorded(request):
+    """The recorded expected values; with --record they are collected and written at the end."""
+    if request.config.getoption("--record"):
+        values: dict[str, np.ndarray] = {}
+        yield values
+        EXPECTED.parent.mkdir(exist_ok=True)
+        np.savez_compressed(EXPECTED, **dict(sorted(values.items())))
+        return
+    with np.load(EXPECTED, allow_pickle=False) as archive:
+        yield {key: archive[key] for key in archive.files}
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(20)
+def reference(request, recorded):
+    """`reference(name, **inputs)`: what the reference submission returns for the same inputs.
+
+    Live for staff (--seed); else read from tests/expected/, by test and number of the call.
+    """
+    calls = 0
+
+    def run(name, **inputs):
+        nonlocal calls
+        key = f"{test_name(request.node)}#{calls}/"
+        calls += 1
+        option = request.config.getoption
+        if option("--seed") is None and not option("--record"):
+            return {k.removeprefix(key): v for k, v in recorded.items() if k.startswith(key)}
+        outputs, failure = request.getfixturevalue("reference_attempt")(name, inputs)
+        if outputs is None:
+            raise RuntimeError(f"the reference itself failed: {failure}")
+        if option("--record"):
+            small = {k: v.astype(np.float32) for k, v in outputs.items()}
+            recorded.update({key + k: v for k, v in small.items()})
+        return outputs
+
+    return run
 
 
-def all_states(model: dict) -> np.ndarray:
-    """Every value of h: float32 [2^K, K], or int64 [C^D, D]."""
-    bits = model["latent"] == "bernoulli"
-    values = range(2 if bits else model["num_categories"])
-    states = list(itertools.product(values, repeat=model["latent_dim"]))
-    return np.array(states, dtype=np.float32 if bits else np.int64)
+def test_name(item) -> str:
+    return f"{item.path.name}::{item.name}"
 
 
-def tiny_model(rng, latent="bernoulli", likelihood="gaussian", x_shape=(1, 2, 2)) -> dict:
-    """A model small enough to enumerate: 8 states of 3 bits, or 9 of 2 three-valued variables."""
-    latent_dim, num_categories = (3, 1) if latent == "bernoulli" else (2, 3)
-    h_features, x_features = latent_dim * num_categories, int(np.prod(x_shape))
+@pytest.fixture
+def rng(request):
+    """Random inputs that depend on the test and on --seed."""
+    seed = request.config.getoption("--seed") or 0
+    return np.random.default_rng([seed, zlib.crc32(test_name(request.node).encode())])
 
-    def linear(n_in, n_out, scale):
-        weight = scale * rng.normal(size=(n_out, n_in))
-        return weight.astype(np.float32), (scale * rng.normal(size=n_out)).astype(np.float32)
 
-    return {
-        "latent_dim": latent_dim,
-        "latent": latent,
-        "num_categories": num_categories,
-        "likelihood": likelihood,
-        "sigma": 0.7,
-        "x_shape": x_shape,
-        "p_net": linear(h_features, x_features, 1.2),
-        "q_net": linear(x_features, h_features, 0.4),
-    }
+def fail(message: str) -> None:
+    """End the test with a message and no traceback of the test's own code."""
+    pytest.fail(message, pytrace=False)
+
+
+# ----------------------------------------------------------------------------------------------
+# Points
+
+
+class Scores:
+    """Collects points and writes them after every test, so that a late crash loses nothing."""
+
+    def __init__(self, path: str | None):
+        self.path = path
+        self.rows: dict[str, dict] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items):
+        for item in items:
+            for marker in item.iter_markers("points"):
+                self.rows[item.nodeid] = {
+                    "name": f"TODO {marker.kwargs['part']}: {item.name}",
+                    "number": marker.kwargs["part"],
+                    "score": 0.0,
+                    "max_score": marker.args[0],
+                    "status": "failed",
+                    "output": "not run",
+                    "visibility": "visible",
+                }
+        self.write()
+
+    def pytest_runtest_logreport(self, report):
+        row = self.rows.get(report.nodeid)
+        if row is None or (report.when != "call" and report.passed):
+            return
+        row["status"] = "passed" if report.passed else "failed"
+        row["score"] = row["max_score"] if report.passed else 0.0
+        row["output"] = "" if report.passed else message_of(report)
+        self.write()
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        rows = list(self.rows.values())
+        total = round(sum(row["score"] for row in rows), 2)
+        board = [{"name": "code points", "value": total}]
+        results = {"score": total, "tests": rows, "leaderboard": board}
+        temporary = Path(f"{self.path}.tmp")
+        temporary.write_text(json.dumps(results, indent=1))
+        temporary.replace(self.path)
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self.rows:
+            return
+        totals = defaultdict(lambda: [0.0, 0.0])
+        for row in self.rows.values():
+            for key in {row["number"], row["number"][0], "all"}:
+                totals[key][0] += row["score"]
+                totals[key][1] += row["max_score"]
+        terminalreporter.section("points")
+        for key in sorted(totals, key=lambda k: (k == "all", k)):
+            score, out_of = totals[key]
+            name = "total" if key == "all" else f"TODO {key}"
+            if key in PARTS:
+                name = f"part {key}, {PARTS[key]}"
+            terminalreporter.write_line(f"{name:<18}{score:>6.4g} / {out_of:.4g}")
+
+
+def message_of(report) -> str:
+    """What a failed test says to the student, without pytest's decoration."""
+    return str(report.longrepr).strip()

@@ -1,73 +1,181 @@
-"""Part 2: the VAE."""
+"""Part 2: the VAE (TODO 2.2.1 to 2.2.4) and its loss (TODO 2.3)."""
 
 import numpy as np
 import pytest
+
+from tests.tools import check, check_close, check_shape
 
 
 def images(rng, n):
     return rng.uniform(size=(n, 1, 28, 28)).astype(np.float32), np.zeros(n, dtype=np.int64)
 
 
-@pytest.mark.parametrize("latent_dim", [2, 20])
-def test_forward_shapes_and_range(probe, rng, latent_dim):
-    x, labels = images(rng, 5)
-    out = probe("forward", task="VAEwolabel", latent_dim=latent_dim, x=x, labels=labels)
-    assert out["mu"].shape == (5, latent_dim), "TODO 2.2.2: mu must be [B, latent_dim]"
-    assert out["log_var"].shape == (5, latent_dim), "TODO 2.2.2: log_var must be [B, latent_dim]"
-    assert out["recon_x"].size == x.size, "TODO 2.2.4: recon_x must have one number a pixel"
-    inside = (out["recon_x"] >= 0).all() and (out["recon_x"] <= 1).all()
-    assert inside, "TODO 2.2.3: pixels must lie in [0, 1]; is the sigmoid missing?"
+def digits(rng, n):
+    """Pictures that a network can learn in a few steps: a bright square at one of 16 places."""
+    place = rng.integers(16, size=n)
+    x = np.zeros((n, 1, 28, 28), np.float32)
+    for i, (row, column) in enumerate(zip(place // 4, place % 4, strict=True)):
+        x[i, 0, 7 * row : 7 * row + 7, 7 * column : 7 * column + 7] = 0.9
+    return x, np.zeros(n, dtype=np.int64)
 
 
+@pytest.mark.points(1.5, part="2.2")
+@pytest.mark.parametrize(("latent_dim", "batch"), [(3, 4), (20, 1)])
+def test_forward_shapes_and_range(probe, rng, latent_dim, batch):
+    x, labels = images(rng, batch)
+    inputs = {"latent_dim": latent_dim, "x": x, "labels": labels, "seed": 1}
+    out = probe("forward", task="VAEwolabel", **inputs)
+    check_shape(out["mu"], (batch, latent_dim), "2.2.2", "mu")
+    check_shape(out["log_var"], (batch, latent_dim), "2.2.2", "log_var")
+    for mode in ("", "_train"):
+        recon = out[f"recon_x{mode}"]
+        sizes = f"recon_x has shape {list(recon.shape)}, expected one number for each pixel of x"
+        check(recon.size == x.size and len(recon) == batch, "2.2.4", sizes)
+        message = "pixels must lie in [0, 1]; is the sigmoid missing, or there twice?"
+        check((recon >= 0).all() and (recon <= 1).all(), "2.2.3", message)
+    check(out["inputs_untouched"], "2.2.4", "forward must not change x or labels in place")
+
+
+@pytest.mark.points(2, part="2.2")
+def test_encoder(probe, rng):
+    x, labels = images(rng, 6)
+    out = probe("forward", task="VAEwolabel", latent_dim=5, x=x, labels=labels, seed=2)
+    for name in ("mu", "log_var"):
+        same = np.array_equal(out[name], out[f"{name}_again"])
+        check(same, "2.2.2", f"{name} of one x must not be random in eval mode")
+        differs = np.abs(out[name] - out[name][:1])[1:].max(axis=1).min()
+        check(differs > 1e-7, "2.2.2", f"{name} is the same for different x")
+    check(
+        not np.allclose(out["mu"], out["log_var"]), "2.2.2", "mu and log_var are the same numbers"
+    )
+    # x one at a time: a network may not look at the other examples of its batch in eval mode.
+    one = probe("forward", task="VAEwolabel", latent_dim=5, x=x[:1], labels=labels[:1], seed=2)
+    message = "mu of an example depends on the other examples in the batch"
+    check(np.allclose(one["mu"], out["mu"][:1], atol=1e-4), "2.2.2", message)
+
+
+@pytest.mark.points(2, part="2.2")
 def test_forward_draws_z(probe, rng):
-    x, labels = images(rng, 5)
-    out = probe("forward", task="VAEwolabel", latent_dim=20, x=x, labels=labels)
-    assert np.array_equal(out["mu"], out["mu_again"]), "TODO 2.2.2: mu must not be random"
-    differ = not np.allclose(out["recon_x"], out["recon_x_again"])
-    assert differ, "TODO 2.2.4: two calls must draw two z; do you decode mu?"
+    x, _ = images(rng, 1)
+    x, labels = np.repeat(x, 6, axis=0), np.zeros(6, dtype=np.int64)
+    for mode in ("", "_train"):
+        out = probe("forward", task="VAEwolabel", latent_dim=20, x=x, labels=labels, seed=3)
+        recon = out[f"recon_x{mode}"].reshape(6, -1)
+        message = "equal images in a batch must get different z; is eps shared in the batch?"
+        check(np.abs(recon - recon[:1])[1:].max(axis=1).min() > 1e-7, "2.2.4", message)
+    message = "two calls of forward must draw two z; do you decode mu?"
+    check(not np.allclose(out["recon_x"], out["recon_x_again"], atol=1e-7), "2.2.4", message)
 
 
-def test_decode_is_deterministic(probe, rng):
-    z = rng.normal(size=(4, 20)).astype(np.float32)
-    labels = np.zeros(4, dtype=np.int64)
-    out = probe("decode", task="VAEwolabel", latent_dim=20, z=z, labels=labels)
-    assert np.array_equal(out["images"], out["again"]), "TODO 2.2.3: decode must not be random"
+@pytest.mark.points(2, part="2.2")
+@pytest.mark.parametrize("latent_dim", [4])
+def test_decode(probe, rng, latent_dim):
+    z, labels = rng.normal(size=(5, latent_dim)).astype(np.float32), np.zeros(5, dtype=np.int64)
+    inputs = {"latent_dim": latent_dim, "z": z, "labels": labels, "seed": 4}
+    out = probe("decode", task="VAEwolabel", **inputs)
+    images = out["images"]
+    check(images.size == 5 * 784, "2.2.3", f"decode gave {list(images.shape)} for 5 codes")
+    check(np.array_equal(images, out["again"]), "2.2.3", "decode must not be random")
+    inside = (images >= 0).all() and (images <= 1).all()
+    check(inside, "2.2.3", "decode must give pixels in [0, 1]; is the sigmoid missing?")
+    distances = np.abs(images.reshape(5, -1) - images.reshape(5, -1)[:1])[1:].max(axis=1)
+    check(distances.min() > 1e-7, "2.2.3", "different z must give different images")
 
 
-def loss(probe, rng, likelihood="gaussian", var=0.5, batch=4, **changes):
+@pytest.mark.points(2, part="2.2")
+def test_gradients_reach_the_encoder(probe, rng):
+    x, labels = images(rng, 6)
+    out = probe("gradients", task="VAEwolabel", latent_dim=5, x=x, labels=labels, seed=5)
+    for name in ("parameters", "mu", "log_var"):
+        message = f"no gradient of the reconstruction reaches {name}; is z detached, or not drawn?"
+        check(out[name] > 0, "2.2.4", message)
+
+
+@pytest.mark.points(4, part="2.2")
+def test_training_lowers_the_loss_and_z_has_the_right_spread(probe, rng):
+    x, labels = digits(rng, 200)
+    out = probe("train_vae", latent_dim=8, x=x, labels=labels, steps=120, seed=6)
+    before, after = (
+        ((out[k].reshape(200, -1) - x.reshape(200, -1)) ** 2).mean() for k in ("before", "after")
+    )
+    message = f"after 120 steps the squared error is {after:.3f}, at first it was {before:.3f}"
+    check(after < 0.6 * before, "2.2", message + "; it should have fallen much further")
+    # 400 draws of forward beside 400 draws of decode(N(mu, diag(exp(log_var)))): the pixels'
+    # standard deviations, summed, have a relative error of about 1 / sqrt(2 * 400) = 3.5 % each.
+    spread, own = (out[k].reshape(400, -1).std(axis=0).sum() for k in ("draws", "own_draws"))
+    message = f"draws of forward spread by {spread:.3f}, draws of N(mu, exp(log_var)) by {own:.3f}"
+    hint = "; is log_var used as a variance or as a standard deviation?"
+    check(abs(np.log(spread / own)) < 6 * 0.05, "2.2.4", message + hint)
+
+
+# ----------------------------------------------------------------------------------------------
+# TODO 2.3
+
+
+def loss_inputs(rng, batch, latent_dim=3):
     x, recon_x = (rng.uniform(0.1, 0.9, (batch, 1, 28, 28)).astype(np.float32) for _ in range(2))
-    inputs = {"x": x, "recon_x": recon_x, "mu": np.zeros((batch, 3), np.float32)}
-    inputs |= {"log_var": np.zeros((batch, 3), np.float32)} | changes
-    out = probe("vae_loss", var=var, likelihood=likelihood, **inputs)["loss"]
-    assert out.shape == (), "TODO 2.3: the loss must be one number"
-    return float(out), inputs["x"], inputs["recon_x"]
+    mu, log_var = (rng.normal(size=(batch, latent_dim)).astype(np.float32) for _ in range(2))
+    return {"recon_x": recon_x, "x": x, "mu": mu, "log_var": log_var}
 
 
+def check_loss(probe, reference, inputs, **settings):
+    found = probe("vae_loss", **inputs, **settings)
+    expected = reference("vae_loss", **inputs, **settings)
+    check_shape(found["loss"], (), "2.3", "the loss")
+    zero = {"mu": np.zeros_like(inputs["mu"]), "log_var": np.zeros_like(inputs["log_var"])}
+    at_prior = reference("vae_loss", **inputs | zero, **settings)["loss"]
+    whole, kl, batch = expected["loss"], expected["loss"] - at_prior, len(inputs["x"])
+    mistakes = {
+        "the sum over the batch instead of its mean": batch * whole,
+        "the mean over the pixels instead of their sum": at_prior / 784 + kl,
+        "the mean over all entries of z in the KL term": at_prior + kl / inputs["mu"].shape[1],
+        "the 1/2 of the reconstruction term missing": 2 * at_prior + kl,
+        "the 1/2 of the KL term missing": at_prior + 2 * kl,
+        "the KL term subtracted": at_prior - kl,
+        "no KL term": at_prior,
+        "no reconstruction term": kl,
+        "the sign of the whole loss reversed (a loss is minimised)": -whole,
+    }
+    check_close(found["loss"], whole, "2.3", "vae_loss", mistakes)
+    return found, expected
+
+
+@pytest.mark.points(2, part="2.3")
 @pytest.mark.parametrize("var", [0.1, 0.5, 2.0])
-def test_gaussian_reconstruction_term(probe, rng, var):
-    value, x, recon_x = loss(probe, rng, var=var)
-    expected = ((x - recon_x) ** 2).sum() / len(x) / (2 * var)
-    message = "TODO 2.3: expected the batch mean of ||x - recon_x||^2 / (2 var)"
-    assert value == pytest.approx(expected, rel=1e-4), message
+def test_loss_gaussian(probe, reference, rng, var):
+    check_loss(probe, reference, loss_inputs(rng, 5), var=var, likelihood="gaussian")
 
 
-def test_bernoulli_reconstruction_term(probe, rng):
-    value, x, recon_x = loss(probe, rng, likelihood="bernoulli")
-    expected = -(x * np.log(recon_x) + (1 - x) * np.log(1 - recon_x)).sum() / len(x)
-    assert value == pytest.approx(expected, rel=1e-4), "TODO 2.3: expected the cross entropy"
+@pytest.mark.points(3, part="2.3")
+def test_loss_bernoulli(probe, reference, rng):
+    check_loss(probe, reference, loss_inputs(rng, 5), var=0.5, likelihood="bernoulli")
 
 
-def test_kl_term(probe, rng):
-    same = np.full((4, 1, 28, 28), 0.5, np.float32)
-    at_prior, _, _ = loss(probe, rng, x=same, recon_x=same)
-    assert at_prior == pytest.approx(0, abs=1e-4), "TODO 2.3: q equal to the prior has KL 0"
-    # KL(N(m, s^2) || N(0, 1)) for one z, by numerical integration.
-    mean, log_var = 0.7, -1.2
-    z = np.linspace(-12, 12, 200_001)
-    q = np.exp(-((z - mean) ** 2) / (2 * np.exp(log_var))) / np.sqrt(2 * np.pi * np.exp(log_var))
-    log_p, log_q = -(z**2) / 2 - np.log(2 * np.pi) / 2, np.log(np.maximum(q, 1e-300))
-    expected = np.sum(q * (log_q - log_p)) * (z[1] - z[0])
-    mu, log_vars = (np.full((4, 1), v, np.float32) for v in (mean, log_var))
-    value, _, _ = loss(probe, rng, x=same, recon_x=same, mu=mu, log_var=log_vars)
-    message = "TODO 2.3: the KL term of N(0.7, e^-1.2); is log_var used as standard deviation?"
-    assert value == pytest.approx(expected, rel=1e-3), message
+@pytest.mark.points(2, part="2.3")
+def test_loss_is_a_batch_mean(probe, reference, rng):
+    inputs = loss_inputs(rng, 2)
+    twice = {key: np.concatenate([value] * 3) for key, value in inputs.items()}
+    settings = {"var": 0.3, "likelihood": "gaussian"}
+    once, _ = check_loss(probe, reference, inputs, **settings)
+    again, _ = check_loss(probe, reference, twice, **settings)
+    message = "the same images three times must give the same loss: take the mean over the batch"
+    check(np.isclose(once["loss"], again["loss"], rtol=1e-4), "2.3", message)
+
+
+@pytest.mark.points(2, part="2.3")
+def test_loss_kl_is_zero_at_the_prior(probe, rng):
+    inputs = loss_inputs(rng, 4)
+    inputs |= {"recon_x": inputs["x"].copy()}
+    inputs |= {key: np.zeros_like(inputs[key]) for key in ("mu", "log_var")}
+    found = probe("vae_loss", **inputs, var=0.5, likelihood="gaussian")["loss"]
+    message = f"a perfect reconstruction with q(z|x) = N(0, I) must cost 0, found {found}"
+    check(abs(float(np.sum(found))) < 1e-3, "2.3", message)
+
+
+@pytest.mark.points(2, part="2.3")
+def test_loss_gradients(probe, reference, rng):
+    for likelihood in ("gaussian", "bernoulli"):
+        inputs = loss_inputs(rng, 5)
+        found, expected = check_loss(probe, reference, inputs, var=0.2, likelihood=likelihood)
+        for name in ("d_recon_x", "d_mu", "d_log_var"):
+            check_close(found[name], expected[name], "2.3", f"the gradient {name[2:]}")

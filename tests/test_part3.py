@@ -1,22 +1,89 @@
-"""Part 3: the generator of a given digit."""
+"""Part 3: the generator of a given digit (TODO 3)."""
 
 import numpy as np
+import pytest
+
+from data_utils import ensure_prepared, load_split
+from tests.conftest import EXPECTED, fail
+from tests.tools import check, check_shape
+
+STEPS = 300
 
 
-def test_forward_shapes_and_range(probe, rng):
+@pytest.mark.points(3, part="3")
+@pytest.mark.parametrize("latent_dim", [7])
+def test_forward_shapes_and_range(probe, rng, latent_dim):
     x = rng.uniform(size=(10, 1, 28, 28)).astype(np.float32)
-    out = probe("forward", task="Genwithlabel", latent_dim=7, x=x, labels=np.arange(10))
-    assert out["mu"].shape == out["log_var"].shape == (10, 7), "TODO 3: mu is [B, latent_dim]"
-    assert out["recon_x"].size == x.size, "TODO 3: recon_x must have one number a pixel"
-    inside = (out["recon_x"] >= 0).all() and (out["recon_x"] <= 1).all()
-    assert inside, "TODO 3: pixels must lie in [0, 1]"
+    inputs = {"latent_dim": latent_dim, "x": x, "labels": np.arange(10), "seed": 1}
+    out = probe("forward", task="Genwithlabel", **inputs)
+    check_shape(out["mu"], (10, latent_dim), "3", "mu")
+    check_shape(out["log_var"], (10, latent_dim), "3", "log_var")
+    recon = out["recon_x"]
+    message = f"recon_x has shape {list(recon.shape)}, expected one number for each pixel of x"
+    check(recon.size == x.size and len(recon) == 10, "3", message)
+    check((recon >= 0).all() and (recon <= 1).all(), "3", "pixels must lie in [0, 1]")
+    check(out["inputs_untouched"], "3", "forward must not change x or labels in place")
+    same = np.array_equal(out["mu"], out["mu_again"])
+    check(same, "3", "mu of one x must not be random in eval mode")
+    one = inputs | {"x": x[3:4], "labels": np.arange(3, 4)}
+    alone = probe("forward", task="Genwithlabel", **one)["mu"]
+    message = "mu of an example depends on the other examples in the batch"
+    check(np.allclose(alone, out["mu"][3:4], atol=1e-4), "3", message)
 
 
-def test_label_changes_the_picture(probe, rng):
+@pytest.mark.points(3, part="3")
+def test_decode_uses_the_label(probe, rng):
     z = np.repeat(rng.normal(size=(1, 20)), 10, axis=0).astype(np.float32)
-    out = probe("decode", task="Genwithlabel", latent_dim=20, z=z, labels=np.arange(10))
-    assert np.array_equal(out["images"], out["again"]), "TODO 3: decode must not be random"
+    out = probe("decode", task="Genwithlabel", latent_dim=20, z=z, labels=np.arange(10), seed=2)
+    check(np.array_equal(out["images"], out["again"]), "3", "decode must not be random")
     pictures = out["images"].reshape(10, 784)
     distances = np.abs(pictures[:, None] - pictures[None]).max(-1)[~np.eye(10, dtype=bool)]
-    message = "TODO 3: one z with ten labels must give ten pictures; is the label ignored?"
-    assert distances.min() > 1e-6, message
+    message = "one z with ten labels must give ten pictures; is the label ignored?"
+    check(distances.min() > 1e-7, "3", message)
+
+
+@pytest.fixture(scope="module")
+def trained(attempt, request):
+    """500 samples of the student's model after a short training, by the tests' own seed."""
+    ensure_prepared("dataset")
+    images, labels = load_split("dataset", "train")
+    seed = request.config.getoption("--seed") or 0
+    rows = np.random.default_rng(seed).permutation(len(labels))[:2500]
+    inputs = {
+        "x": (images[rows, None] / 255).astype(np.float32),
+        "labels": labels[rows].astype(np.int64),
+        "asked": np.repeat(np.arange(10), 50),
+    }
+    return attempt("train_gen", {"latent_dim": 20, "steps": STEPS, "seed": seed} | inputs)
+
+
+def recognised(samples: np.ndarray) -> np.ndarray:
+    """The digit that a small classifier sees in each image; made once by instructor/classifier.py.
+
+    A network 784-64-10 with ReLU, trained on the bundled digits.
+    """
+    with np.load(EXPECTED.with_name("classifier.npz"), allow_pickle=False) as weights:
+        w1, b1, w2, b2 = (weights[name].astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
+    hidden = np.maximum(samples.reshape(len(samples), 784) @ w1 + b1, 0)
+    return (hidden @ w2 + b2).argmax(axis=1)
+
+
+@pytest.mark.points(14, part="3")
+@pytest.mark.timeout(240)
+def test_trained_model_draws_the_digit_asked_for(trained):
+    out, failure = trained
+    if out is None:
+        fail(failure)
+    asked = np.repeat(np.arange(10), 50)
+    samples, others = (out[k].reshape(500, 784) for k in ("samples", "others"))
+    finite = np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1
+    check(finite, "3", "samples must be finite and lie in [0, 1]")
+    moved = np.abs(samples - others).max(axis=1).min()
+    check(moved > 1e-3, "3", "the same z with another label must give another picture")
+    spread = samples.reshape(10, 50, 784).std(axis=1).mean(axis=1).min()
+    check(spread > 1e-3, "3", "all samples of a digit are the same picture; is z ignored?")
+    right = (recognised(samples) == asked).mean()
+    shifted = (recognised(samples) == (asked + 1) % 10).mean()
+    hint = "; the labels look shifted by one" if shifted > 0.5 else ""
+    message = f"{right:.0%} of 500 samples show the digit asked for, expected at least 50 %{hint}"
+    check(right >= 0.5, "3", message)

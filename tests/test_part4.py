@@ -1,18 +1,30 @@
-"""Part 4: JSA, on models small enough to enumerate.
-
-Random checks use independent chains and a 6-sigma bound on each frequency: for a correct
-submission one such bound fails by chance with probability 2e-9.
-"""
+"""Part 4: JSA (TODO 4.1 to 4.6), on models small enough to enumerate."""
 
 import numpy as np
 import pytest
-from scipy.special import logsumexp, softmax
 
-from tests.conftest import all_states, tiny_model
+from tests.tools import (
+    check,
+    check_close,
+    check_frequencies,
+    check_shape,
+    network_model,
+    state_numbers,
+    states_of,
+    table_model,
+    table_x,
+)
 
-KINDS = [(a, b) for a in ("bernoulli", "categorical") for b in ("gaussian", "bernoulli")]
+LATENTS = ["bernoulli", "categorical"]
+KINDS = [(latent, likelihood) for latent in LATENTS for likelihood in ("gaussian", "bernoulli")]
+each_latent = pytest.mark.parametrize("latent", LATENTS)
 each_kind = pytest.mark.parametrize(("latent", "likelihood"), KINDS)
-each_latent = pytest.mark.parametrize("latent", ["bernoulli", "categorical"])
+CHAINS = 20_000
+
+
+def softmax(log: np.ndarray) -> np.ndarray:
+    weights = np.exp(log.astype(float) - log.max())
+    return weights / weights.sum()
 
 
 def data(rng, model, n):
@@ -20,163 +32,411 @@ def data(rng, model, n):
     return x if model["likelihood"] == "gaussian" else x.round()
 
 
-def state_numbers(model, h):
-    """Which row of `all_states` each state [..., K] is."""
-    base = 2 if model["latent"] == "bernoulli" else model["num_categories"]
-    weights = base ** np.arange(model["latent_dim"])[::-1]
-    return (h @ weights).astype(int)
+def every_state(model, batch):
+    """All states for each of `batch` examples: [S, B, K]."""
+    return np.repeat(states_of(model)[:, None], batch, axis=1)
 
 
-def every_state(probe, model, x):
-    """All log-probabilities for all states: each [number of states, B]."""
-    states = all_states(model)
-    h = np.repeat(states[:, None], len(x), axis=1)
-    return probe("log_probs", model=model, x=x, h=h), states
+# ----------------------------------------------------------------------------------------------
+# TODO 4.1
 
 
-def assert_frequencies(counts, probabilities, message):
-    n = counts.sum()
-    bound = 6 * np.sqrt(n * probabilities * (1 - probabilities)) + 6  # + 6: rare states, Poisson
-    worst = np.argmax(np.abs(counts - n * probabilities) - bound)
-    assert (np.abs(counts - n * probabilities) <= bound).all(), (
-        f"{message}: state {worst} came {counts[worst]} times, "
-        f"expected about {n * probabilities[worst]:.0f} of {n}"
-    )
-
-
-@pytest.mark.parametrize("hidden", [None, [], [30, 20]])
+@pytest.mark.points(0.5, part="4.1")
+@pytest.mark.parametrize("hidden", [None, [], [30, 20], [17]])
 @each_latent
-def test_networks(probe, rng, latent, hidden):
+def test_build_net(probe, rng, latent, hidden):
     x = rng.uniform(size=(3, 1, 28, 28)).astype(np.float32)
-    out = probe("built_nets", latent_dim=6, latent=latent, num_categories=4, hidden=hidden, x=x)
+    inputs = {"latent_dim": 6, "latent": latent, "num_categories": 4, "hidden": hidden}
+    out = probe("built_nets", x=x, **inputs)
     width = 6 if latent == "bernoulli" else 24
-    assert out["p_net"].size == 3 * 784, "TODO 4.1: the joint model's network gives 784 logits"
-    assert out["q_net"].size == 3 * width, f"TODO 4.1: the proposal's network gives {width} logits"
+    for net, size, name in (("p", 784, "JointModel"), ("q", width, "ProposalModel")):
+        found = out[f"{net}_out"]
+        message = f"{name}'s network gives {list(found.shape)} for 3 inputs, expected 3 x {size}"
+        check(len(found) == 3 and found.size == 3 * size, "4.1", message)
+        check(out[f"{net}_trained"].all(), "4.1", f"{name}'s network has parts without gradient")
+        if hidden == []:
+            check(out[f"{net}_bend"] < 1e-4, "4.1", f"{name}: hidden=[] must be a linear map")
+        else:
+            check(out[f"{net}_bend"] > 1e-6, "4.1", f"{name}: no activation between the layers?")
+        if hidden:
+            order = hidden[::-1] if net == "p" else hidden
+            widths = out[f"{net}_widths"].tolist()
+            message = f"{name}: layers of widths {widths}, expected {[*order, size]}"
+            check(widths == [*order, size], "4.1", message)
 
 
+# ----------------------------------------------------------------------------------------------
+# TODO 4.2
+
+
+def joint_probe(probe, reference, rng, latent, likelihood, batch=5):
+    model = network_model(rng, latent, likelihood)
+    x = data(rng, model, batch)
+    inputs = {"model": model, "x": x, "h": every_state(model, batch)}
+    return probe("joint", **inputs), reference("joint", **inputs), inputs
+
+
+@pytest.mark.points(1, part="4.2")
+@each_latent
+def test_prior(probe, reference, rng, latent):
+    found, expected, inputs = joint_probe(probe, reference, rng, latent, "gaussian")
+    found, expected = found["log_prior"], expected["log_prior"]
+    expected = np.broadcast_to(expected, found.shape[:1] + expected.shape[1:])
+    mistakes = {"one latent variable instead of their sum": expected / inputs["h"].shape[-1]}
+    check_close(found, expected, "4.2", "log p(h)", mistakes)
+    total = np.exp(found[:, 0]).sum()
+    check(abs(total - 1) < 1e-4, "4.2", f"p(h) summed over all h is {total:.4f}, expected 1")
+    draws = probe("prior_draws", model=inputs["model"], num_samples=CHAINS, seed=8)["h"]
+    check_shape(draws, (CHAINS, inputs["h"].shape[-1]), "4.2", "prior().sample((S,))")
+    uniform = np.full(len(inputs["h"]), 1 / len(inputs["h"]))
+    check_frequencies(state_numbers(inputs["model"], draws), uniform, "4.2", "draws of p(h)")
+
+
+@pytest.mark.points(0.5, part="4.2")
 @each_kind
-def test_log_probabilities(probe, rng, latent, likelihood):
-    model = tiny_model(rng, latent, likelihood)
-    x = data(rng, model, 5)
-    out, states = every_state(probe, model, x)
-    shape = (len(states), 5)
-    for name in ("log_likelihood", "log_joint", "log_q", "log_w"):
-        assert out[name].shape == shape, f"TODO 4.2-4.4: {name} must be [S, B]"
-    for name in ("log_joint", "log_q"):
-        assert out[f"{name}_one"].shape == (5,), f"TODO 4.2, 4.3: {name} of h [B, K] must be [B]"
-        message = f"TODO 4.2, 4.3: {name} of one h differs from the same h among several"
-        assert np.allclose(out[f"{name}_one"], out[name][0], atol=1e-5), message
-    for name in ("log_prior", "log_q"):
-        total = logsumexp(out[name], axis=0)
-        message = f"TODO 4.2, 4.3: exp({name}) summed over all h must be 1, found {np.exp(total)}"
-        assert np.allclose(total, 0, atol=1e-4), message
-    both = out["log_prior"] + out["log_likelihood"]
-    assert np.allclose(out["log_joint"], both, atol=1e-4), "TODO 4.2: log p(h) + log p(x|h)"
-    expected = out["log_joint"] - out["log_q"]
-    assert np.allclose(out["log_w"], expected, atol=1e-4), "TODO 4.4: log w = log p - log q"
+def test_likelihood(probe, reference, rng, latent, likelihood):
+    found, expected, inputs = joint_probe(probe, reference, rng, latent, likelihood)
+    found, expected, sigma = found["log_likelihood"], expected["log_likelihood"], 0.7
+    pixels = inputs["x"][0].size
+    constant = -pixels * (np.log(sigma) + 0.5 * np.log(2 * np.pi))
+    squares = expected - constant
+    mistakes = {
+        "the mean over the entries of x instead of their sum": expected / pixels,
+        "the sign reversed": -expected,
+    }
+    if likelihood == "gaussian":
+        mistakes |= {
+            "the Gaussian's constant missing": squares,
+            "the 1/2 of the Gaussian missing": constant + 2 * squares,
+            "sigma used as variance": -pixels / 2 * np.log(2 * np.pi * sigma) + squares * sigma,
+        }
+    check_close(found, expected, "4.2", "log p(x|h)", mistakes)
 
 
-def test_gaussian_likelihood_is_a_density(probe, rng):
-    model = tiny_model(rng, x_shape=(1,))
-    grid = np.linspace(-4, 5, 20_001, dtype=np.float32)[:, None]
-    h = np.ones((1, len(grid), 3), np.float32)
-    log_density = probe("log_probs", model=model, x=grid, h=h)["log_likelihood"][0]
-    total = np.exp(log_density.astype(float)).sum() * float(grid[1, 0] - grid[0, 0])
-    message = f"TODO 4.2: p(x|h) must integrate to 1 over x, found {total:.4f}: its constant?"
-    assert total == pytest.approx(1, abs=1e-3), message
+@pytest.mark.points(0.5, part="4.2")
+@each_kind
+def test_log_joint_prob(probe, reference, rng, latent, likelihood):
+    found, expected, _ = joint_probe(probe, reference, rng, latent, likelihood)
+    mistakes = {
+        "the prior missing": expected["log_likelihood"],
+        "the prior subtracted": expected["log_likelihood"] - expected["log_prior"],
+        "the sign reversed": -expected["log_joint"],
+    }
+    check_close(found["log_joint"], expected["log_joint"], "4.2", "log p(x, h)", mistakes)
+    what = "log p(x, h) of one h [B, K]"
+    check_close(found["log_joint_one"], expected["log_joint_one"], "4.2", what)
 
 
+@pytest.mark.points(0.5, part="4.2")
+@each_kind
+def test_joint_decode(probe, reference, rng, latent, likelihood):
+    found, expected, _ = joint_probe(probe, reference, rng, latent, likelihood)
+    found, expected = found["mean"].reshape(expected["mean"].shape), expected["mean"]
+    logits = np.log(expected / (1 - expected))
+    mistakes = {"the sigmoid missing": logits, "two sigmoids": 1 / (1 + np.exp(-expected))}
+    check_close(found, expected, "4.2", "decode(h), the mean of p(x|h),", mistakes)
+
+
+# ----------------------------------------------------------------------------------------------
+# TODO 4.3
+
+
+def proposal_probe(probe, reference, rng, latent, batch=5):
+    model = network_model(rng, latent)
+    x = data(rng, model, batch)
+    inputs = {"model": model, "x": x, "h": every_state(model, batch)}
+    return probe("proposal", **inputs), reference("proposal", **inputs), inputs
+
+
+@pytest.mark.points(1.5, part="4.3")
 @each_latent
-def test_mode_and_draws_of_q(probe, rng, latent):
-    model = tiny_model(rng, latent)
-    x = data(rng, model, 1)
-    out, states = every_state(probe, model, x)
-    q = softmax(out["log_q"][:, 0].astype(float))
-    mode = state_numbers(model, out["code"])
-    assert mode.tolist() == [q.argmax()], "TODO 4.3: encode must give the mode of q(h|x)"
-    h = probe("sample_latent", model=model, x=x, num_samples=20_000, seed=3)["h"]
-    assert h.shape == (20_000, 1, model["latent_dim"]), "TODO 4.3: draws must be [S, B, K]"
-    counts = np.bincount(state_numbers(model, h[:, 0]), minlength=len(states))
-    assert_frequencies(counts, q, "TODO 4.3: sample_latent does not draw from q(h|x)")
+def test_log_conditional_prob(probe, reference, rng, latent):
+    found, expected, inputs = proposal_probe(probe, reference, rng, latent)
+    found, expected, k = found, expected["log_q"], inputs["h"].shape[-1]
+    mistakes = {
+        "the mean over the latent dimensions instead of their sum": expected / k,
+        "the sign reversed": -expected,
+        "bits reversed (q(0) for 1)": expected[::-1],
+    }
+    check_close(found["log_q"], expected, "4.3", "log q(h|x)", mistakes)
+    check_close(found["log_q_one"], expected[0], "4.3", "log q(h|x) of one h [B, K]")
+    check_close(found["log_q_object"], expected, "4.3", "proposal(x).log_prob(h)")
 
 
-def test_mis_chain_by_hand(probe):
-    inf, half = np.inf, np.log(0.5)
-    # Columns: up; down rejected; down accepted; compare with the current state, not the last
-    # proposal; leave -inf; never enter -inf; undefined stays; tie moves.
-    log_w = np.array(
-        [
-            [0.0, 0.0, 0.0, 0.0, -inf, 0.0, -inf, 3.0],
-            [5.0, half, half, -900.0, -5.0, -inf, -inf, 3.0],
-            [-9.0, half, 2 * half, half, -5.0, -inf, -inf, -inf],
-        ]
-    )
-    u = np.full((2, 8), 0.6)
-    u[:, 2] = 0.4
-    u[0, 5] = 0.0
-    expected = [[1, 0, 1, 0, 1, 0, 0, 1], [1, 0, 2, 0, 2, 0, 0, 1]]
-    rows = probe("mis_chain", log_w=log_w, u=u)["rows"]
-    assert rows.tolist() == expected, f"TODO 4.4: expected rows {expected}, found {rows.tolist()}"
-    empty = probe("mis_chain", log_w=log_w[:1], u=u[:0])["rows"]
-    assert empty.shape == (0, 8), "TODO 4.4: no steps, no rows"
-
-
-@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.points(1.5, part="4.3")
 @each_latent
-def test_chain_reaches_and_keeps_the_posterior(probe, rng, latent, by_steps):
-    model = tiny_model(rng, latent)
-    x = data(rng, model, 1)
-    out, states = every_state(probe, model, x)
-    posterior = softmax(out["log_joint"][:, 0].astype(float))
-    n = 20_000
-    many_x = np.repeat(x, n, axis=0)
-    exact = states[rng.choice(len(states), size=n, p=posterior)]
-    fixed = np.repeat(states[:1], n, axis=0)
-    # The second-largest eigenvalue of an MIS chain is 1 - 1/max(w) with normalised weights w
-    # (Liu 1996); after 60 steps what is left of the fixed start is far below the bound.
-    w = np.exp(out["log_w"][:, 0] - logsumexp(out["log_joint"][:, 0]))
-    assert (1 - 1 / w.max()) ** 60 < 1e-4, "the test's own tiny model mixes too slowly"
-    for h_init, steps, where in ((exact, 2, "leaves"), (fixed, 60, "does not reach")):
-        inputs = {"h_init": h_init, "num_steps": steps, "by_steps": by_steps, "seed": 5}
-        h = probe("sampler", model=model, x=many_x, **inputs)["h"]
-        counts = np.bincount(state_numbers(model, h), minlength=len(states))
-        assert_frequencies(counts, posterior, f"TODO 4.5: the chain {where} the posterior")
+def test_sample_latent(probe, reference, rng, latent):
+    _, expected, inputs = proposal_probe(probe, reference, rng, latent, batch=2)
+    k = inputs["h"].shape[-1]
+    model, draws = inputs["model"], {"num_samples": CHAINS, "seed": 3}
+    out = probe("sample_latent", model=model, x=inputs["x"], **draws)
+    check_shape(out["h"], (CHAINS, 2, k), "4.3", "sample_latent(x, S)")
+    check_shape(out["by_default"], (1, 2, k), "4.3", "sample_latent(x)")
+    pairs = []
+    for example in range(2):
+        numbers = state_numbers(model, out["h"][:, example])
+        pairs.append(numbers)
+        one = (numbers == numbers[0]).all()
+        hint = " (always the same: the mode instead of a draw?)" if one else ""
+        what = f"draws of q(h|x){hint}"
+        check_frequencies(numbers, softmax(expected["log_q"][:, example]), "4.3", what)
+    # Independence of two examples: under it the joint frequencies are the products.
+    joint = np.outer(*(softmax(expected["log_q"][:, i]) for i in range(2))).ravel()
+    numbers = pairs[0] * len(states_of(model)) + pairs[1]
+    check_frequencies(numbers, joint, "4.3", "draws for two examples of a batch, jointly")
 
 
-@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.points(1, part="4.3")
 @each_latent
-def test_cache(probe, rng, latent, by_steps):
-    model = tiny_model(rng, latent)
-    x = data(rng, model, 6)
+def test_encode(probe, reference, rng, latent):
+    found, expected, inputs = proposal_probe(probe, reference, rng, latent, batch=20)
+    check_shape(found["code"], expected["code"].shape, "4.3", "encode(x)")
+    states = bool((state_numbers(inputs["model"], found["code"]) >= 0).all())
+    check(states, "4.3", "encode must give bits or categories, not probabilities")
+    right = np.array_equal(found["code"], expected["code"])
+    check(right, "4.3", "encode must give the mode of q(h|x), each latent's likeliest value")
+
+
+# ----------------------------------------------------------------------------------------------
+# TODO 4.4
+
+
+@pytest.mark.points(1, part="4.4")
+@each_latent
+def test_log_importance_weight(probe, reference, rng, latent):
+    model = table_model(rng, latent)
+    x, h = table_x([0, 1, 2, 1]), every_state(model, 4)
+    found = probe("log_importance_weight", model=model, x=x, h=h)
+    expected = reference("log_importance_weight", model=model, x=x, h=h)["log_w"]
+    log_q = model["log_q"][[0, 1, 2, 1]].T
+    mistakes = {
+        "the two terms exchanged": -expected,
+        "log q missing": expected + log_q,
+        "log q added": expected + 2 * log_q,
+        "a weight that is not in log space": np.exp(expected),
+    }
+    check_close(found["log_w"], expected, "4.4", "log w(x, h)", mistakes)
+    check_close(found["log_w_one"], expected[0], "4.4", "log w(x, h) of one h [B, K]")
+
+
+def explain_chain(found, reference, log_w, u) -> str:
+    """Name the mistake whose chain equals the one found."""
+    changes = {
+        "the comparison reversed": (-log_w, u),
+        "greedy moves (whenever the weight is larger, never otherwise)": (log_w, 1 - 1e-12 + 0 * u),
+        "u compared with the difference, without a logarithm": (log_w, np.exp(u)),
+    }
+    for mistake, (w, v) in changes.items():
+        if np.array_equal(found, reference("mis_chain", log_w=w, u=v)["rows"]):
+            return f"\nThis is what one gets with {mistake}."
+    last = np.zeros_like(found[0])
+    for t in range(len(u)):  # the weight of the previous proposal carried along, accepted or not
+        last = np.where(np.log(u[t]) < log_w[t + 1] - log_w[t], t + 1, last)
+        if not np.array_equal(found[t], last):
+            return ""
+    return "\nThis is what one gets by comparing with the previous proposal, not the current state."
+
+
+@pytest.mark.points(2, part="4.4")
+@pytest.mark.parametrize(("steps", "batch"), [(1, 50), (8, 40)])
+def test_mis_chain(probe, reference, rng, steps, batch):
+    log_w = 2 * rng.normal(size=(steps + 1, batch))
+    # Far from every possible threshold, so that u < exp(difference) decides as log u < difference.
+    u = rng.uniform(1e-6, 1, size=(steps, batch))
+    for _ in range(50):
+        gaps = np.log(u)[:, None] - (log_w[1:, None] - log_w[None])
+        close = (np.abs(gaps) < 1e-3).any(axis=1)
+        u[close] = rng.uniform(1e-6, 1, size=close.sum())
+    found = probe("mis_chain", log_w=log_w, u=u)
+    rows = found["rows"]
+    expected = reference("mis_chain", log_w=log_w, u=u)["rows"]
+    check_shape(rows, expected.shape, "4.4", "mis_chain's rows")
+    check(found["inputs_untouched"], "4.4", "mis_chain must not change log_w or u in place")
+    if not np.array_equal(rows, expected):
+        t, b = np.argwhere(rows != expected)[0]
+        hint = explain_chain(rows, reference, log_w, u)
+        message = f"chain {b} is at row {rows[t, b]} after step {t + 1}, expected {expected[t, b]}"
+        check(False, "4.4", message + hint)
+
+
+EDGES = {
+    "up": ([0, 5], [0.9], [1]),
+    "down, refused": ([0, -1], [0.9], [0]),
+    "down, accepted": ([0, -1], [0.1], [1]),
+    "a tie moves": ([3, 3, 3], [0.9, 0.1], [1, 2]),
+    "a difference of 1e5 (exp overflows)": ([-1e5, 1e5, -1e5], [0.5, 0.5], [1, 1]),
+    "weights near -1e5 (exp underflows)": ([-1e5, -1e5 - 1, -1e5 + 1], [0.9, 0.9], [0, 2]),
+    "-inf is left by any finite proposal": ([-np.inf, -1e5], [0.999], [1]),
+    "-inf is never entered": ([0, -np.inf], [1e-300], [0]),
+    "-inf to -inf: stay": ([-np.inf, -np.inf, 1], [0.5, 0.5], [0, 2]),
+    "nan is never entered": ([0, np.nan, -0.1], [0.5, 0.5], [0, 2]),
+}
+
+
+@pytest.mark.points(2, part="4.4")
+def test_mis_chain_edges(probe):
+    for name, (log_w, u, expected) in EDGES.items():
+        column = np.array(log_w, dtype=float)[:, None], np.array(u, dtype=float)[:, None]
+        rows = probe("mis_chain", log_w=column[0], u=column[1])["rows"]
+        check_shape(rows, (len(u), 1), "4.4", "mis_chain's rows")
+        message = f"{name}: log_w {log_w}, u {u}: found rows {rows[:, 0].tolist()}"
+        check(rows[:, 0].tolist() == expected, "4.4", f"{message}, expected {expected}")
+
+
+@pytest.mark.points(2, part="4.4")
+def test_mis_chain_sizes(probe, rng):
+    rows = probe("mis_chain", log_w=rng.normal(size=(1, 4)), u=np.zeros((0, 4)))["rows"]
+    check_shape(rows, (0, 4), "4.4", "mis_chain's rows for T = 0")
+    # Many chains of one step from a state twice as likely: 1/2 of them move.
+    log_w = np.repeat(np.log([[2.0], [1.0]]), CHAINS, axis=1)
+    u = rng.uniform(size=(1, CHAINS))
+    rows = probe("mis_chain", log_w=log_w, u=u)["rows"][0]
+    one_third = np.mean(rows == 1) < 0.4
+    hint = " (1/3 is Barker's rule w'/(w + w'), not Metropolis')" if one_third else ""
+    check_frequencies(rows, np.array([0.5, 0.5]), "4.4", f"moves to half the weight{hint}")
+
+
+# ----------------------------------------------------------------------------------------------
+# TODO 4.5
+
+
+@pytest.mark.points(0.75, part="4.5")
+@each_latent
+def test_log_acceptance_ratio(probe, reference, rng, latent):
+    model = table_model(rng, latent)
+    states, x = model["states"], table_x([0, 1, 2, 2, 1])
+    h_new, h_old = (states[rng.integers(len(states), size=5)] for _ in range(2))
+    inputs = {"model": model, "x": x, "h_new": h_new, "h_old": h_old}
+    found = probe("log_acceptance_ratio", **inputs)["ratio"]
+    expected = reference("log_acceptance_ratio", **inputs)["ratio"]
+    rows = x[:, 0].astype(int)
+    new, old = (state_numbers(model, h) for h in (h_new, h_old))
+    p_ratio = model["log_p"][rows, new] - model["log_p"][rows, old]
+    mistakes = {
+        "h_new and h_old exchanged": -expected,
+        "the q-ratio forgotten": p_ratio,
+        "the q-ratio not turned upside down": 2 * p_ratio - expected,
+        "a ratio that is not in log space": np.exp(expected),
+        "the minimum with 0 already taken": np.minimum(expected, 0),
+    }
+    check_close(found, expected, "4.5", "log_acceptance_ratio", mistakes)
+
+
+def stationary(probe, rng, latent, use_sample):
+    """Chains by TODO 4.5 keep and reach the posterior, with TODO 4.4's weights given."""
+    model = table_model(rng, latent, rows=1)
+    states, posterior = model["states"], softmax(model["log_p"][0])
+    x = table_x(np.zeros(CHAINS))
+    # What is left of a fixed start after n steps is at most (1 - 1/max w)^n, with normalised
+    # weights w (Liu 1996); exactly distributed starts stay exact.
+    w = np.exp(model["log_w"][0]) / np.exp(model["log_p"][0]).sum()
+    steps = int(np.ceil(np.log(1e-5) / np.log(1 - 1 / w.max())))
+    starts = {
+        "keep": (states[rng.choice(len(states), size=CHAINS, p=posterior)], 3),
+        "reach": (np.repeat(states[:1], CHAINS, axis=0), steps),
+    }
+    for verb, (h_init, num_steps) in starts.items():
+        inputs = {"h_init": h_init, "num_steps": num_steps, "seed": 5, "use_sample": use_sample}
+        h = probe("steps", model=model, x=x, **inputs)["h"]
+        check_shape(h, h_init.shape, "4.5", "the returned states")
+        name = "sample" if use_sample else "step"
+        what = f"after {num_steps} steps of {name}, which must {verb} the posterior"
+        check_frequencies(state_numbers(model, h), posterior, "4.5", what)
+
+
+@pytest.mark.points(0.75, part="4.5")
+@each_latent
+def test_step_keeps_and_reaches_the_posterior(probe, rng, latent):
+    stationary(probe, rng, latent, use_sample=False)
+
+
+@pytest.mark.points(0.75, part="4.5")
+@each_latent
+def test_sample(probe, rng, latent):
+    """`sample` walks the chain that mis_chain gives; without mis_chain, by its stationarity."""
+    model = table_model(rng, latent)
+    row = rng.integers(3, size=12)
+    h_init = model["states"][rng.integers(len(model["states"]), size=12)]
+    rows = np.array([[0, 1, 1, 0, 0, 1], [2, 1, 1, 0, 2, 2], [2, 3, 1, 0, 2, 3]]).repeat(2, axis=1)
+    inputs = {"model": model, "x": table_x(row), "h_init": h_init, "rows": rows, "seed": 9}
+    out = probe("sample_by_rows", **inputs)
+    check_shape(out["h"], h_init.shape, "4.5", "sample's result")
+    if out["asked"].size == 0:  # no call of mis_chain: the sampler has its own way
+        stationary(probe, rng, latent, use_sample=True)
+        return
+    check_shape(out["asked"], (4, 12), "4.5", "the log_w that sample hands to mis_chain")
+    check_shape(out["u"], (3, 12), "4.5", "the u that sample hands to mis_chain")
+    inside = (out["u"] >= 0).all() and (out["u"] < 1).all() and len(np.unique(out["u"])) == 36
+    check(inside, "4.5", "u must be 36 different uniform numbers in [0, 1)")
+    number = state_numbers(model, h_init)
+    message = "row 0 of log_w must be the weight of the starting state under today's models"
+    check(np.allclose(out["asked"][0], model["log_w"][row, number], atol=1e-4), "4.5", message)
+    stays = rows[-1] == 0
+    message = "chains at row 0 must return their starting state"
+    check(np.array_equal(out["h"][stays], h_init[stays]), "4.5", message)
+    final = state_numbers(model, out["h"])
+    found = model["log_w"][row, final]
+    wanted = np.take_along_axis(out["asked"], rows[-1:], axis=0)[0]
+    message = "the states returned must be those of the rows that mis_chain gives last"
+    check(np.allclose(found, wanted, atol=1e-4), "4.5", message)
+
+
+@pytest.mark.points(0.375, part="4.5")
+@pytest.mark.parametrize("use_sample", [False, True])
+@each_latent
+def test_cache(probe, rng, latent, use_sample):
+    model = table_model(rng, latent)
+    # Row 0 of the tables: the first state outweighs all others, so a chain that starts there
+    # stays there, unless it starts elsewhere or uses a stale weight.
+    model["log_p"][0, 0] += 40
+    model["log_w"][0, 0] += 40
     idx = np.array([10, 2, 7, 0, 5, 3])
-    inputs = {"idx": idx, "by_steps": by_steps, "seed": 1}
-    out = probe("sampler", model=model, x=x, num_steps=3, **inputs)
+    states = model["states"]
+    cached = states[[0, 0, 0, 4, 5, 6]]
+    inputs = {"model": model, "x": table_x([0, 0, 0, 1, 1, 2]), "idx": idx, "cached": cached}
+    out = probe("cache", num_steps=3, use_sample=use_sample, seed=1, **inputs)
+    name = "sample" if use_sample else "step"
     others = np.setdiff1d(np.arange(11), idx)
-    same = np.array_equal(out["cache"][others], out["cache_before"][others])
-    assert same, "TODO 4.5: the cache must change at the given indices only"
-    message = "TODO 4.5: the cache must hold the returned states"
-    assert np.array_equal(out["cache"][idx], out["h"]), message
+    wrote = np.array_equal(out["written"][idx], cached)
+    check(wrote, "4.5", "update_cache(idx, h) must store h at idx")
+    for key in ("written", "after", "after_fresh"):
+        same = np.array_equal(out[key][others], out["empty"][others])
+        check(same, "4.5", f"the cache must change at the given indices only ({name})")
+    message = f"{name} with idx must leave the returned states in the cache"
+    check(np.array_equal(out["after"][idx], out["h"]), "4.5", message)
+    message = f"{name} with idx and no h_old or h_init must start from the cached states"
+    check(np.array_equal(out["h"][:3], cached[:3]), "4.5", message)
+    fresh = state_numbers(model, out["fresh"])
+    message = f"{name}: an example that no chain has visited must start from a draw of q"
+    check((fresh >= 0).all(), "4.5", message)
+    message = f"{name} without idx must not touch the cache"
+    check(np.array_equal(out["after_fresh"][idx], out["fresh"]), "4.5", message)
 
 
-def test_cached_state_is_the_start(probe, rng):
-    model = tiny_model(rng)
-    x = data(rng, model, 6)
-    idx, h = np.arange(6)[::-1].copy(), rng.integers(0, 2, (6, 3)).astype(np.float32)
-    out = probe("sampler", model=model, x=x, h_init=h, idx=idx, num_steps=0, seed=1)
-    assert np.array_equal(out["h"], h), "TODO 4.5: without h_init the chain starts from the cache"
+# ----------------------------------------------------------------------------------------------
+# TODO 4.6
 
 
-@each_kind
-def test_jsa_loss(probe, rng, latent, likelihood):
-    model = tiny_model(rng, latent, likelihood)
-    x = data(rng, model, 6)
-    states = all_states(model)
-    h = states[rng.integers(0, len(states), 6)]
-    out = probe("jsa_loss", model=model, x=x, h=h)
-    logs = probe("log_probs", model=model, x=x, h=h[None])
-    for name, key in (("loss_joint", "log_joint_one"), ("loss_proposal", "log_q_one")):
-        expected = -logs[key].mean()
-        message = f"TODO 4.6: {name} must be the batch mean of -{key[:-4]}"
-        assert out[name].shape == () and np.isclose(out[name], expected, rtol=1e-4), message
-    for name in ("p.1.weight", "q.1.weight"):
-        assert np.abs(out[name]).max() > 0, f"TODO 4.6: no gradient reaches {name[0]}"
+@pytest.mark.points(2, part="4.6")
+@each_latent
+def test_jsa_loss(probe, reference, rng, latent):
+    model = table_model(rng, latent)
+    x = table_x([0, 1, 2, 1, 0, 2])
+    h = model["states"][rng.integers(len(model["states"]), size=6)]
+    found = probe("jsa_loss", model=model, x=x, h=h)
+    expected = reference("jsa_loss", model=model, x=x, h=h)
+    p, q = expected["loss_joint"], expected["loss_proposal"]
+    for name, value, other in (("loss_joint", p, q), ("loss_proposal", q, p)):
+        mistakes = {
+            "the sign reversed (a loss is minimised)": -value,
+            "the sum over the batch instead of its mean": 6 * value,
+            "the two losses exchanged": other,
+            "the two losses added": p + q,
+        }
+        check_close(found[name], value, "4.6", name, mistakes)
+    for name, value in expected.items():
+        if name.startswith("d_"):
+            _, loss, by = name.split("_", 1)[0], *name[2:].split("_by_")
+            what = f"the gradient of {loss} by the parameters of {by}"
+            mistakes = {"a loss that is detached": 0 * value} if value.any() else {}
+            check_close(found[name], value, "4.6", what, mistakes)

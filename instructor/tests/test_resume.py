@@ -140,7 +140,7 @@ def test_resume_refuses_other_settings_data_and_code(arguments, monkeypatch):
             train.main([*arguments("jsa", "run"), "--resume", *flags])
         return str(stop.value)
 
-    assert "--sigma 0.3" in refused("--sigma", "0.4")
+    assert "--sigma 0.25" in refused("--sigma", "0.4")
     other = Path("other")
     import data_utils
 

@@ -99,20 +99,20 @@ def stop_message(function, *arguments) -> str:
 def test_a_folder_with_another_config_is_kept(here, capsys):
     train.main([*VARIANTS["jsa"], *SHORT])
     before = weights("runs/JSA/last.pth")
-    message = stop_message(train.main, *VARIANTS["jsa"], *SHORT, "--sigma", "0.25")
+    message = stop_message(train.main, *VARIANTS["jsa"], *SHORT, "--sigma", "0.35")
     assert "--sigma" in message and "--overwrite" in message
     assert same(before, weights("runs/JSA/last.pth"))
     train.main([*VARIANTS["jsa"], *SHORT])
     assert "starting over" in capsys.readouterr().out
-    train.main([*VARIANTS["jsa"], *SHORT, "--sigma", "0.25", "--overwrite"])
-    assert json.loads(Path("runs/JSA/config.json").read_text())["sigma"] == 0.25
+    train.main([*VARIANTS["jsa"], *SHORT, "--sigma", "0.35", "--overwrite"])
+    assert json.loads(Path("runs/JSA/config.json").read_text())["sigma"] == 0.35
 
 
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
         (["--task", "VEA"], "invalid choice"),
-        (["--task", "VAEwolabel", "--sigma", "0.25"], "--sigma: not for --task VAEwolabel"),
+        (["--task", "VAEwolabel", "--sigma", "0.35"], "--sigma: not for --task VAEwolabel"),
         (["--task", "JSA", "--var", "0.3"], "--var: not for --task JSA"),
         (["--task", "JSA", "--latent_dim", "0"], "greater than 0"),
         (["--task", "JSA", "--lr_joint", "nan"], "greater than 0"),

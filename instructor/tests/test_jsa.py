@@ -1,0 +1,134 @@
+"""JSA on models small enough to enumerate: the toy, the sampler, codes by draws."""
+
+import csv
+import math
+
+import pytest
+import torch
+
+import submission
+import train
+from model import DEFAULTS, TOY_DEFAULTS, make_task
+
+
+def read_log(path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("cache_start_epoch", [1, 100])
+@pytest.mark.parametrize("latent", ["categorical", "bernoulli"])
+def test_toy_learns_by_exact_figures(tmp_path, latent, cache_start_epoch):
+    flags = ["--task", "JSA", "--dataset", "gaussian2d", "--save_dir", str(tmp_path / "toy")]
+    flags += ["--latent", latent, "--latent_dim", "1" if latent == "categorical" else "3"]
+    flags += ["--cache_start_epoch", str(cache_start_epoch), "--epochs", "8"]
+    train.main(flags)
+    log = read_log(tmp_path / "toy" / "log.csv")
+    assert log[-1]["log_p_x"] > log[0]["log_p_x"] + 5
+    assert log[-1]["kl"] < 0.5 * log[0]["kl"]
+    # No model beats the entropy of the data: 8 equal Gaussians that hardly overlap.
+    entropy = math.log(8) + math.log(2 * math.pi * math.e * 0.04**2)
+    assert log[-1]["log_p_x"] < -entropy + 0.1
+    assert all(row["kl"] >= 0 and row["entropy_q"] >= 0 for row in log)
+    assert ("moved" in log[-1]) == (cache_start_epoch == 1)
+    assert (tmp_path / "toy" / "toy.png").stat().st_size > 10_000
+
+
+def test_toy_with_too_many_states_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--task", "JSA", "--dataset", "gaussian2d", "--latent_dim", "4"])
+    assert "4096" in capsys.readouterr().err
+
+
+def small_task(latent="bernoulli", **changes):
+    """A JSA task with linear networks on images of 2 x 2 pixels, far from its start."""
+    settings = {"task": "JSA", **TOY_DEFAULTS, "hidden": [], "latent": latent, **changes}
+    settings |= {"latent_dim": 3, "num_categories": 3, "sigma": 0.5, "sigma_start": 0.5}
+    torch.manual_seed(0)
+    task = make_task(submission, settings, num_examples=40)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.mul_(2)
+    return task
+
+
+@pytest.mark.parametrize("latent", ["bernoulli", "categorical"])
+def test_enumeration_is_consistent(latent):
+    task = small_task(latent)
+    assert len(task.all_states()) == (8 if latent == "bernoulli" else 27)
+    assert len(task.all_states().unique(dim=0)) == len(task.all_states())
+    with torch.no_grad():
+        _, log_posterior, log_q = task.exact(torch.rand(7, 2))
+    for log in (log_posterior, log_q):
+        assert torch.allclose(log.logsumexp(dim=0), torch.zeros(7), atol=1e-5)
+    grid = torch.cartesian_prod(*[torch.linspace(-3, 4, 141)] * 2)
+    with torch.no_grad():
+        total = float(task.exact(grid)[0].exp().sum()) * 0.05**2
+    assert total == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("latent", ["bernoulli", "categorical"])
+def test_loss_over_all_chain_states_weights_them_by_visits(latent):
+    task = small_task(latent, chain_states="all")
+    x = torch.rand(30, 2)
+    task.sampler.sample(x, num_steps=6)
+    states, rows = task.sampler.states, task.sampler.rows
+    visited = states[rows, torch.arange(30)]  # (T, B, K): every step's state, with repeats
+    expected = submission.jsa_loss(
+        task.joint, task.proposal, x.repeat(6, 1), visited.flatten(end_dim=1)
+    )
+    found = task.chain_average_loss(x)
+    assert torch.allclose(torch.stack(expected), torch.stack(found), rtol=1e-5)
+
+
+def test_schedule_and_cache_start():
+    settings = {"task": "JSA", **DEFAULTS["JSA"], "hidden": [], "cache_start_epoch": 6}
+    task = make_task(submission, settings | {"sigma": 0.1, "sigma_start": 0.4}, num_examples=4)
+    sigmas = []
+    for epoch in range(1, 11):
+        task.start_epoch(epoch, 10)
+        sigmas.append(float(task.joint.sigma))
+        assert task.use_cache == (epoch >= 6)
+    assert sigmas[0] == pytest.approx(0.4) and sigmas[6:] == [pytest.approx(0.1)] * 4
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert "joint.sigma" in task.state_dict()
+
+
+def test_cache_is_untouched_before_its_start_and_in_validation():
+    task = small_task()
+    x, labels, index = torch.rand(5, 2), torch.zeros(5), torch.arange(5)
+    task.start_epoch(1, 10)
+    for use_cache, idx in ((False, index), (True, None)):
+        task.use_cache = use_cache
+        _, metrics = task.loss(x, labels, idx)
+        assert "moved" not in metrics and (task.sampler.cache == 255).all()
+    _, metrics = task.loss(x, labels, index)
+    assert metrics["moved"] == 1
+    assert (task.sampler.cache[:5] <= 1).all() and (task.sampler.cache[5:] == 255).all()
+
+
+def test_codes_by_draws():
+    x, labels = torch.rand(4000, 2), torch.zeros(4000)
+    x[:] = x[0]
+    task = small_task(code="mode")
+    states = task.all_states()
+    log_joint = task.joint.log_joint_prob(x[:1], states.unsqueeze(1))[:, 0]
+    assert len(task.encode(x, labels).unique(dim=0)) == 1
+    task = small_task(code="best", code_draws=200)
+    assert torch.equal(task.encode(x[:3], labels), states[log_joint.argmax()].expand(3, -1))
+    # Sampling-importance-resampling from 200 draws: close to the posterior.
+    task = small_task(code="posterior", code_draws=200)
+    codes = task.encode(x, labels)
+    frequency = (codes.unsqueeze(1) == states).all(dim=-1).float().mean(dim=0)
+    posterior = task.exact(x[:1])[1][:, 0].exp()
+    # 6 standard deviations are at most 6 * 0.5 / sqrt(4000); 0.01 for the 200 draws' own bias.
+    assert (frequency - posterior).abs().max() < 6 * 0.5 / 4000**0.5 + 0.01
+
+
+def test_acceptance_rate_and_effective_sample_size():
+    sampler = small_task().sampler
+    log_w = torch.tensor([[0.0, 0.0], [0.0, 9.0], [0.0, -900.0], [0.0, -900.0]])
+    rows = torch.tensor([[1, 1], [2, 1], [2, 1]])
+    sampler.record(torch.zeros(4, 2, 3), log_w, rows)
+    assert sampler.acceptance_rate() == pytest.approx(3 / 6)
+    assert sampler.effective_sample_size() == pytest.approx((3 + 1) / 2)

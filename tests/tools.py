@@ -1,0 +1,125 @@
+"""What several test files share: tiny models, enumerations, comparisons that explain."""
+
+import itertools
+
+import numpy as np
+
+from tests.conftest import fail
+
+README = {"2": "part 2", "3": "part 3", "4": "part 4"}
+
+
+def check(condition, todo: str, message: str) -> None:
+    """Fail with `message`, which says what is wrong, and where to look."""
+    if not condition:
+        fail(f"{message}\n-> TODO {todo} in submission.py; README, part {todo[0]}")
+
+
+def check_shape(array, shape, todo: str, what: str) -> None:
+    check(
+        array.shape == tuple(shape),
+        todo,
+        f"{what} has shape {list(array.shape)}, expected {list(shape)}",
+    )
+
+
+def check_close(found, expected, todo: str, what: str, mistakes=None, rtol=1e-4, atol=1e-4):
+    """Compare with the expected values; name the mistake that would explain the difference.
+
+    Args:
+        mistakes: {what one would have done: the values that this gives}.
+    """
+    check_shape(found, expected.shape, todo, what)
+    if np.allclose(found, expected, rtol=rtol, atol=atol):
+        return
+    hint = ""
+    for mistake, values in (mistakes or {}).items():
+        if np.shape(values) == found.shape and np.allclose(found, values, rtol=rtol, atol=atol):
+            hint = f"\nThis is what one gets with {mistake}."
+            break
+    if not np.isfinite(found).all():
+        fail(f"{what} is not finite\n-> TODO {todo} in submission.py; README, part {todo[0]}")
+    worst = np.unravel_index(np.argmax(np.abs(found - expected)), expected.shape)
+    at = f" at {list(map(int, worst))}" if worst else ""
+    check(False, todo, f"{what} is {found[worst]:.6g}{at}, expected {expected[worst]:.6g}{hint}")
+
+
+def all_states(latent: str, latent_dim: int, num_categories: int) -> np.ndarray:
+    """Every value of h: float32 [2^K, K], or int64 [C^D, D]; the last entry runs fastest."""
+    bits = latent == "bernoulli"
+    states = list(itertools.product(range(2 if bits else num_categories), repeat=latent_dim))
+    return np.array(states, dtype=np.float32 if bits else np.int64)
+
+
+def states_of(model: dict) -> np.ndarray:
+    return all_states(model["latent"], model["latent_dim"], model["num_categories"])
+
+
+def state_numbers(model: dict, h: np.ndarray) -> np.ndarray:
+    """Which row of `states_of(model)` each state [..., K] is; -1 for what is no state."""
+    base = 2 if model["latent"] == "bernoulli" else model["num_categories"]
+    numbers = (h @ base ** np.arange(model["latent_dim"])[::-1]).astype(int)
+    valid = np.isin(h, np.arange(base)).all(axis=-1)
+    return np.where(valid, numbers, -1)
+
+
+def sizes(latent: str) -> dict:
+    """8 states of 3 bits, or 9 states of 2 three-valued variables."""
+    latent_dim, num_categories = (3, 1) if latent == "bernoulli" else (2, 3)
+    return {"latent": latent, "latent_dim": latent_dim, "num_categories": num_categories}
+
+
+def network_model(rng, latent="bernoulli", likelihood="gaussian", x_shape=(1, 2, 2)) -> dict:
+    """Linear networks for the student's own JointModel and ProposalModel."""
+    model = sizes(latent)
+    h_features = model["latent_dim"] * model["num_categories"]
+    x_features = int(np.prod(x_shape))
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    return model | {
+        "likelihood": likelihood,
+        "sigma": 0.7,
+        "x_shape": list(x_shape),
+        "p_weight": 1.2 * normal(x_features, h_features),
+        "p_bias": normal(x_features),
+        "q_weight": 0.8 * normal(h_features, x_features),
+        "q_bias": 0.8 * normal(h_features),
+    }
+
+
+def table_model(rng, latent="bernoulli", rows=3, spread=0.7) -> dict:
+    """Tables of log p(x, h) and log q(h|x) for `rows` examples; see `_TableModel` in probes.py."""
+    model = sizes(latent)
+    states = states_of(model)
+    log_p = spread * rng.normal(size=(rows, len(states))) - 5
+    log_q = spread * rng.normal(size=(rows, len(states)))
+    log_q -= np.log(np.exp(log_q).sum(axis=1, keepdims=True))
+    log_p, log_q = log_p.astype(np.float32), log_q.astype(np.float32)
+    return model | {"states": states, "log_p": log_p, "log_q": log_q, "log_w": log_p - log_q}
+
+
+def table_x(rows) -> np.ndarray:
+    """x for a table model: [B, 1], the row of the table that each example belongs to."""
+    return np.asarray(rows, dtype=np.float32)[:, None]
+
+
+def check_frequencies(numbers, probabilities, todo: str, what: str) -> None:
+    """Compare how often each state came with its probability, by 6-sigma bounds.
+
+    The draws must be independent. For a correct submission one bound fails by chance with
+    probability 2e-9 (normal approximation; the + 6 covers states that are expected rarely, where
+    the Poisson tail is heavier).
+    """
+    check((numbers >= 0).all(), todo, f"{what} gave values that are no state (bits are 0 or 1)")
+    counts, n = np.bincount(numbers, minlength=len(probabilities)), len(numbers)
+    bound = 6 * np.sqrt(n * probabilities * (1 - probabilities)) + 6
+    excess = np.abs(counts - n * probabilities) - bound
+    worst = int(np.argmax(excess))
+    check(
+        excess[worst] <= 0,
+        todo,
+        f"{what}: state {worst} came {counts[worst]} times in {n} independent chains, expected "
+        f"{n * probabilities[worst]:.0f} +- {bound[worst] / 6:.0f}",
+    )
