@@ -5,6 +5,7 @@ Nothing in this file knows a model: it sees a task object with `loss`, `encode`,
 """
 
 import csv
+import io
 import json
 import math
 import random
@@ -209,8 +210,16 @@ class Trainer:
             "history": self.history,
             "config": self.config,
         }
-        with atomic_write(self.save_dir / name) as temporary:
-            torch.save(checkpoint, temporary)
+        buffer = io.BytesIO()  # torch.save into a file hides a full disk behind another error
+        torch.save(checkpoint, buffer)
+        try:
+            with atomic_write(self.save_dir / name) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+        except OSError as error:
+            raise TrainingError(
+                f"{self.save_dir / name} cannot be written ({error.strerror}). The checkpoint "
+                "before it is whole: make room and go on with --resume."
+            ) from error
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Go on from a checkpoint as if the run had never stopped."""

@@ -38,18 +38,16 @@ train.main({arguments})
 """
 # Runs train.py, and kills itself half-way through writing the {number}th checkpoint.
 IN_CHECKPOINT = """
-import io, os, signal, train, torch
-original, count = torch.save, 0
-def torn(checkpoint, path):
+import os, pathlib, signal, train
+original, count = pathlib.Path.write_bytes, 0
+def torn(path, data):
     global count
-    count += 1
+    count += path.name.endswith(".pth")
     if count == {number}:
-        whole = io.BytesIO()
-        original(checkpoint, whole)
-        path.write_bytes(whole.getvalue()[: whole.tell() // 2])
+        original(path, data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    original(checkpoint, path)
-torch.save = torn
+    original(path, data)
+pathlib.Path.write_bytes = torn
 train.main({arguments})
 """
 
@@ -122,6 +120,23 @@ def test_kill_while_writing_a_checkpoint(arguments):
     read_checkpoint("torn/last.pth")
     train.main([*arguments("jsa", "torn"), "--resume"])
     assert_same_run("unbroken", "torn")
+
+
+def test_full_disk_keeps_the_last_checkpoint(arguments, monkeypatch):
+    train.main(arguments("jsa", "run"))
+    before = Path("run/last.pth").read_bytes()
+
+    def full(path, data):
+        with path.open("wb") as file:
+            file.write(data[:1000])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SystemExit) as stop:
+        train.main([*arguments("jsa", "run"), "--resume", "--epochs", "6"])
+    assert "No space left" in str(stop.value) and "--resume" in str(stop.value)
+    assert Path("run/last.pth").read_bytes() == before
+    assert not any(file.name.startswith(".tmp-") for file in Path("run").iterdir())
 
 
 def test_resuming_a_complete_run_changes_nothing(arguments):
