@@ -19,7 +19,7 @@ from data_utils import (
     load_split,
     set_seed,
 )
-from model import ACTIVATIONS, DEFAULTS, TASKS, TOY_DEFAULTS, ToyTask, make_task
+from model import ACTIVATIONS, DEFAULTS, TASKS, TOY_DEFAULTS, ToyTask, make_task, todo_message
 from trainer import Trainer, TrainingError, draw_pictures, pick_device, write_config
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
@@ -109,7 +109,8 @@ def make_parser() -> argparse.ArgumentParser:
     jsa.add_argument(
         "--cache_start_epoch",
         type=positive(int),
-        help="first epoch in which chains start from the cached states; before, from draws of q",
+        help="first epoch in which chains start from the cached states; before, from draws of q "
+        "(default: the last third of the epochs have the cache)",
     )
     jsa.add_argument(
         "--chain_states",
@@ -157,6 +158,8 @@ def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
         others = [t for t in TASKS if all(flag[2:] in DEFAULTS[t] for flag in unknown)]
         parser.error(f"{', '.join(unknown)}: not for --task {task}, only for {', '.join(others)}")
     config = defaults | given
+    if task == "JSA" and config["cache_start_epoch"] is None:
+        config["cache_start_epoch"] = 2 * config["epochs"] // 3 + 1
     if toy and num_states(config) > MAX_TOY_STATES:
         parser.error(f"--dataset gaussian2d enumerates all states: at most {MAX_TOY_STATES}")
     return config
@@ -283,6 +286,8 @@ def main(argv: list[str] | None = None) -> None:
         run(config, Path(given.get("save_dir", f"runs/{name}")), given)
     except (DataError, TrainingError, OSError) as error:
         sys.exit(f"error: {error}")
+    except NotImplementedError as error:
+        sys.exit(f"error: {todo_message(error, submission, config['task'])}")
 
 
 if __name__ == "__main__":

@@ -107,10 +107,11 @@ class Trainer:
             total=self.epochs * batches,
             initial=self.epoch * batches,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file gets fewer lines
+            bar_format="{desc} |{bar:10}| {remaining} left{postfix}",
         )
         with CtrlC() as ctrl_c, progress:
             for epoch in range(self.epoch + 1, self.epochs + 1):
-                progress.set_description(f"epoch {epoch}/{self.epochs}")
+                progress.set_description_str(f"epoch {epoch}/{self.epochs}")
                 row = self.train_epoch(epoch, progress, ctrl_c)
                 if row is None:
                     return False
@@ -276,9 +277,9 @@ def means(totals: dict[str, torch.Tensor], count: int) -> dict[str, float]:
 
 
 def summary(row: dict[str, float]) -> str:
-    """The few figures that fit beside a progress bar."""
-    shown = [name for name in ("loss", "acceptance", "val_loss", "val_mse") if name in row]
-    return ", ".join(f"{name} {row[name]:.4g}" for name in shown)
+    """All figures of an epoch beside the progress bar, the names shortened."""
+    figures = {name.removeprefix("loss_"): x for name, x in row.items() if name != "epoch"}
+    return ", ".join(f"{name} {x:.3g}" for name, x in figures.items())
 
 
 def read_checkpoint(path: str | Path) -> dict:
