@@ -27,7 +27,7 @@ from data_utils import (
     to_uint8,
 )
 from grade import SAMPLES_PER_CLASS, sha256
-from model import DEFAULTS, TASKS, Task, make_task
+from model import DEFAULTS, TASKS, Task, make_task, todo_message
 from trainer import TrainingError, pick_device, read_checkpoint, reconstruction_rows
 
 CODE_DTYPES = {"float": torch.float32, "bernoulli": torch.uint8, "categorical": torch.int16}
@@ -182,6 +182,8 @@ def main(argv: list[str] | None = None) -> None:
         run(parser.parse_args(argv))
     except (DataError, TrainingError, InferenceError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except NotImplementedError as error:
+        sys.exit(f"error: {todo_message(error, submission)}")
 
 
 if __name__ == "__main__":

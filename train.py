@@ -194,17 +194,15 @@ def read_config(save_dir: Path) -> dict | None:
         raise TrainingError(f"{file} is damaged; remove {save_dir} to start over") from error
 
 
-def resumed_config(save_dir: Path, config: dict, given: dict) -> dict:
+def resumed_config(save_dir: Path, given: dict) -> dict:
     """The settings of the run to resume; what is given now must not contradict them."""
     found = read_config(save_dir)
     if found is None:
         raise TrainingError(f"there is no run to resume in {save_dir}")
-    fixed = ({"task", "train_sha256"} | set(given)) & set(found) - FREE_ON_RESUME
-    changed = sorted(key for key in fixed if found[key] != config[key])
-    if "train_sha256" in changed:
-        raise TrainingError(f"the training images are not those that {save_dir} was started with")
+    fixed = set(given) - FREE_ON_RESUME - ONLY_THIS_CALL
+    changed = sorted(key for key in fixed if found.get(key) != given[key])
     if changed:
-        was = ", ".join(f"--{key} {found[key]}" for key in changed)
+        was = ", ".join(f"--{key} {found.get(key)}" for key in changed)
         raise TrainingError(f"{save_dir} was started with {was}; resume without changing it")
     return found | {key: given[key] for key in FREE_ON_RESUME if key in given}
 
@@ -226,11 +224,14 @@ def check_folder(save_dir: Path, config: dict) -> None:
 def run(config: dict, save_dir: Path, given: dict) -> None:
     """Train as `config` says; `given` are the flags of the command line."""
     resume = given.get("resume", False)
-    train_set, valid_set = load_data(config)
-    config["train_sha256"] = hashlib.sha256(train_set.images.numpy().tobytes()).hexdigest()
     if resume:
-        config = resumed_config(save_dir, config, given)
-    elif not given.get("overwrite"):
+        config = resumed_config(save_dir, given)
+    train_set, valid_set = load_data(config)
+    sha256 = hashlib.sha256(train_set.images.numpy().tobytes()).hexdigest()
+    if resume and config["train_sha256"] != sha256:
+        raise TrainingError(f"the training images are not those that {save_dir} was started with")
+    config["train_sha256"] = sha256
+    if not resume and not given.get("overwrite"):
         check_folder(save_dir, config)
 
     keep_freed_memory()
@@ -255,6 +256,9 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
     if resume:
         trainer.load_checkpoint(save_dir / "last.pth")
         print(f"Resuming {save_dir} after epoch {trainer.epoch} of {config['epochs']}.")
+    else:
+        for name in ("last.pth", "best.pth"):  # never beside the config of another run
+            (save_dir / name).unlink(missing_ok=True)
     write_config(save_dir, config)
     if trainer.fit():
         best = min(trainer.history, key=lambda row: row[trainer.val_metric])

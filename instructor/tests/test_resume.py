@@ -171,6 +171,18 @@ def test_resume_refuses_other_settings_data_and_code(arguments, monkeypatch):
     assert Path("run/last.pth").read_bytes() == before
 
 
+def test_resume_takes_data_and_toy_from_the_run_folder(arguments):
+    data = Path("dataset").resolve()
+    train.main([*arguments("vae", "elsewhere"), "--data_dir", str(data)])
+    Path("dataset").unlink()
+    train.main(["--task", "VAEwolabel", "--save_dir", "elsewhere", "--resume", "--epochs", "5"])
+    assert read_checkpoint("elsewhere/last.pth")["epoch"] == 5
+    toy = ["--task", "JSA", "--dataset", "gaussian2d", "--save_dir", "toy", "--epochs", "1"]
+    train.main(toy)
+    train.main(["--task", "JSA", "--save_dir", "toy", "--resume", "--epochs", "2"])
+    assert read_checkpoint("toy/last.pth")["epoch"] == 2
+
+
 def test_resume_goes_on_past_the_old_end(arguments):
     train.main(arguments("vae", "run"))
     train.main([*arguments("vae", "run"), "--resume", "--epochs", "6"])
