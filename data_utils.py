@@ -302,6 +302,11 @@ def read_npz(path: Path) -> Images:
         ) from error
 
 
+def fingerprint(images: np.ndarray) -> str:
+    """SHA-256 of the pixels, to tell whether two runs saw the same images."""
+    return hashlib.sha256(images.tobytes()).hexdigest()
+
+
 def load_split(data_dir: str | Path, split: str) -> Images:
     """Read `split`.npz of a data folder: images uint8 [N, 28, 28] and labels uint8 [N]."""
     path = Path(data_dir) / f"{split}.npz"

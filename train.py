@@ -1,7 +1,6 @@
 """Train a task: `python train.py --task JSA --latent_dim 200`. `--help` explains every flag."""
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from data_utils import (
     DataError,
     JsaDataset,
     ensure_prepared,
+    fingerprint,
     gaussian2d,
     keep_freed_memory,
     load_split,
@@ -227,7 +227,7 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
     if resume:
         config = resumed_config(save_dir, given)
     train_set, valid_set = load_data(config)
-    sha256 = hashlib.sha256(train_set.images.numpy().tobytes()).hexdigest()
+    sha256 = fingerprint(train_set.images.numpy())
     if resume and config["train_sha256"] != sha256:
         raise TrainingError(f"the training images are not those that {save_dir} was started with")
     config["train_sha256"] = sha256

@@ -59,13 +59,14 @@ def attempt(request):
 
 
 @pytest.fixture
-def probe(attempt):
+def probe(attempt, request):
     """`probe(name, **inputs)` runs a piece of student code and returns a dict of arrays."""
+    marker = request.node.get_closest_marker("points")
 
     def run(name, **inputs):
         outputs, failure = attempt(name, inputs)
         if outputs is None:
-            fail(failure)
+            fail(explain(failure, marker.kwargs["part"]))
         return outputs
 
     return run
@@ -127,6 +128,13 @@ def rng(request):
     """Random inputs that depend on the test and on --seed."""
     seed = request.config.getoption("--seed") or 0
     return np.random.default_rng([seed, zlib.crc32(test_name(request.node).encode())])
+
+
+def explain(failure: str, part: str) -> str:
+    """Why a probe gave nothing, and where to look."""
+    if failure.endswith("is not implemented yet"):
+        return failure
+    return f"{failure}\n-> TODO {part} in submission.py; README, part {part[0]}"
 
 
 def fail(message: str) -> None:
@@ -198,5 +206,12 @@ class Scores:
 
 
 def message_of(report) -> str:
-    """What a failed test says to the student, without pytest's decoration."""
-    return str(report.longrepr).strip()
+    """What a failed test says to the student, without pytest's decoration.
+
+    A test that stopped with an error of its own got an answer that it could not even measure; its
+    traceback through the test would help nobody.
+    """
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is None:
+        return str(report.longrepr).strip()
+    return f"the answer has an unexpected form, or took too long: {crash.message.splitlines()[0]}"

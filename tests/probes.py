@@ -27,7 +27,10 @@ def attempt(name: str, inputs: dict) -> tuple[Outputs | None, str]:
     """
     try:
         submission = importlib.import_module("submission")
-        outputs = PROBES[name](submission, **_tensors(inputs))
+        tensors = _tensors(inputs)
+        outputs = PROBES[name](submission, **tensors)
+        if changed := _changed(inputs, tensors):
+            return None, f"{changed} was changed in place; leave what you are given as it is"
         return {key: _array(key, value) for key, value in outputs.items()}, ""
     except NotImplementedError as error:
         number = re.match(r"TODO [\d.]+", str(error))
@@ -43,6 +46,28 @@ def _tensors(value):
     if isinstance(value, dict):
         return {key: _tensors(item) for key, item in value.items()}
     return torch.as_tensor(value.copy()) if isinstance(value, np.ndarray) else value
+
+
+def _changed(inputs: dict, tensors: dict) -> str:
+    """The name of an input that no longer has the value it was given with, or ""."""
+    for key, value in inputs.items():
+        if isinstance(value, dict):
+            if changed := _changed(value, tensors[key]):
+                return changed
+        elif isinstance(value, np.ndarray):
+            if not np.array_equal(value, tensors[key].detach().numpy(), equal_nan=True):
+                return key
+    return ""
+
+
+def _reseeds(run) -> torch.Tensor:
+    """Whether `run()` sets the global generator: its state afterwards forgets the seed before."""
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        run()
+        states.append(torch.get_rng_state())
+    return torch.tensor(torch.equal(*states))
 
 
 def _array(name: str, value) -> np.ndarray:
@@ -64,47 +89,63 @@ def _network(submission, task, latent_dim, seed):
     return network(latent_dim=latent_dim)
 
 
-def _forward(network, x, labels):
-    before = x.clone(), labels.clone()
-    outputs = dict(zip(("recon_x", "mu", "log_var"), network(x, labels), strict=True))
-    untouched = torch.equal(before[0], x) and torch.equal(before[1], labels)
-    return outputs | {"inputs_untouched": torch.tensor(untouched)}
-
-
 def probe_forward(submission, task, latent_dim, x, labels, seed):
-    """`forward(x, labels)` of a freshly made network: twice in eval mode, once in train mode."""
+    """`forward(x, labels)` of a freshly made network: twice in eval mode, once in train mode.
+
+    A single example has no train mode: BatchNorm rightly refuses it.
+    """
     network = _network(submission, task, latent_dim, seed)
     outputs = {}
     for suffix, mode in (("", False), ("_again", False), ("_train", True)):
+        if len(x) == 1 and mode:
+            continue
         network.train(mode)
-        outputs |= {f"{k}{suffix}": v for k, v in _forward(network, x, labels).items()}
-    return outputs
+        found = zip(("recon_x", "mu", "log_var"), network(x, labels), strict=True)
+        outputs |= {f"{name}{suffix}": value for name, value in found}
+    return outputs | {"reseeds": _reseeds(lambda: network(x, labels))}
 
 
 def probe_decode(submission, task, latent_dim, z, labels, seed):
-    """`decode(z, labels)` of a freshly made network in eval mode, twice."""
+    """`decode(z, labels)` of a freshly made network in eval mode: twice, and of one z alone."""
     network = _network(submission, task, latent_dim, seed).eval()
-    return {"images": network.decode(z, labels), "again": network.decode(z, labels)}
+    images, again = network.decode(z, labels), network.decode(z, labels)
+    return {"images": images, "again": again, "alone": network.decode(z[:1], labels[:1])}
 
 
 def probe_gradients(submission, task, latent_dim, x, labels, seed):
-    """Whether a gradient from the reconstruction reaches mu, log_var and the parameters."""
+    """Whether a gradient from the reconstruction reaches the network through mu and log_var.
+
+    Seen at the parameters, because the mu returned need not be the tensor that z was made from.
+    """
     network = _network(submission, task, latent_dim, seed).train()
     recon_x, mu, log_var = network(x, labels)
-    mu.retain_grad()
-    log_var.retain_grad()
-    (recon_x.reshape(len(x), -1) - x.reshape(len(x), -1)).pow(2).sum().backward()
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    largest = max((g.abs().max() for g in gradients), default=torch.tensor(0.0))
-    names = {"mu": mu.grad, "log_var": log_var.grad}
-    found = {k: torch.zeros(()) if g is None else g.abs().max() for k, g in names.items()}
-    return found | {"parameters": largest}
+    parameters = list(network.parameters())
+
+    def gradient(value):
+        if not value.requires_grad:
+            return torch.zeros(sum(p.numel() for p in parameters))
+        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        pairs = zip(found, parameters, strict=True)
+        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
+
+    error = gradient((recon_x.reshape(len(x), -1) - x.reshape(len(x), -1)).pow(2).sum()).abs()
+    # Random weights: the plain sum of a normalised mu would have no gradient at all.
+    touches = {
+        k: gradient((v * torch.randn_like(v)).sum()) != 0
+        for k, v in (("mu", mu), ("log_var", log_var))
+    }
+    outputs = {"parameters": error.max()}
+    for name, other in (("mu", "log_var"), ("log_var", "mu")):
+        alone = touches[name] & ~touches[other]  # such as the rows of log_var in the last layer
+        seen = error[alone if alone.any() else touches[name]]
+        outputs[name] = seen.max() if len(seen) else torch.zeros(())
+    return outputs
 
 
-def _train(network, x, labels, steps, batch_size, seed, var=0.1):
+def _train(network, x, labels, steps, seed, var, lr, batch_size=32):
     """A few hundred steps of Adam on the network's own `loss`, or on a negative ELBO."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     network.train()
     for _ in range(steps):
         batch = torch.randint(len(x), (batch_size,), generator=generator)
@@ -122,7 +163,7 @@ def _train(network, x, labels, steps, batch_size, seed, var=0.1):
     network.eval()
 
 
-def probe_train_vae(submission, latent_dim, x, labels, steps, seed):
+def probe_train_vae(submission, latent_dim, x, labels, steps, num_draws, seed):
     """Reconstructions before and after some training, and many draws for the first image.
 
     `draws` come from `forward`; `own_draws` from `decode` at draws of N(mu, diag(exp(log_var))).
@@ -130,13 +171,13 @@ def probe_train_vae(submission, latent_dim, x, labels, steps, seed):
     network = _network(submission, "VAEwolabel", latent_dim, seed)
     with torch.no_grad():
         before = network.eval()(x, labels)[0]
-    _train(network, x, labels, steps, 50, seed)
+    _train(network, x, labels, steps, seed, var=0.1, lr=4e-3)
     with torch.no_grad():
         after = network(x, labels)[0]
-        many = x[:1].expand(400, -1, -1, -1).contiguous()
-        draws, mu, log_var = network(many, labels[:1].expand(400))
+        many, zeros = x[:1].expand(num_draws, -1, -1, -1).contiguous(), labels[:1].expand(num_draws)
+        draws, mu, log_var = network(many, zeros)
         z = Normal(mu, torch.exp(log_var) ** 0.5).sample()
-        own_draws = network.decode(z, labels[:1].expand(400))
+        own_draws = network.decode(z, zeros)
     return {"before": before, "after": after, "draws": draws, "own_draws": own_draws}
 
 
@@ -144,7 +185,7 @@ def probe_train_gen(submission, latent_dim, x, labels, steps, asked, seed):
     """Samples of a GenModel after some training, for the labels `asked` and, with the same z,
     for the next digit."""
     network = _network(submission, "Genwithlabel", latent_dim, seed)
-    _train(network, x, labels, steps, 50, seed, var=0.3)
+    _train(network, x, labels, steps, seed, var=1.0, lr=5e-3)
     task = VAETask(network, None, latent_dim, use_labels=True)
     with torch.no_grad():
         torch.manual_seed(seed)
@@ -193,32 +234,59 @@ def _proposal(submission, model):
 
 
 def probe_built_nets(submission, latent_dim, latent, num_categories, hidden, x):
-    """Outputs of the networks that `build_net` makes, their widths and their gradients."""
+    """Outputs of the networks that `build_net` makes, their widths, gradients and range."""
     arguments = {"latent": latent, "num_categories": num_categories, "hidden": hidden}
+    arguments["x_shape"] = tuple(x.shape[1:])
     outputs = {}
     for name, kind in (("p", submission.JointModel), ("q", submission.ProposalModel)):
         torch.manual_seed(0)
         module = kind(latent_dim, **arguments)
-        net, features = module.net, module.h_features
-        inputs = torch.rand(len(x), features) if name == "p" else x
+        net, widths = module.net, []
+        inputs = torch.rand(len(x), module.h_features) if name == "p" else x
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+        hooks = [
+            layer.register_forward_hook(lambda layer, *_, w=widths: w.append(layer.out_features))
+            for layer in layers
+        ]
         outputs[f"{name}_out"] = net(inputs)
+        for hook in hooks:
+            hook.remove()
+        outputs[f"{name}_widths"] = torch.tensor(widths)  # in the order of use
         middle = (net(inputs) + net(1 - inputs)) / 2 - net(torch.full_like(inputs, 0.5))
         outputs[f"{name}_bend"] = middle.abs().max()  # 0 for a linear map
         outputs[f"{name}_out"].pow(2).sum().backward()
         gradients = [p.grad for p in net.parameters()]
         outputs[f"{name}_trained"] = torch.tensor([g is not None for g in gradients])
-        widths = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)]
-        outputs[f"{name}_widths"] = torch.tensor(widths)
+        # Logits may be any numbers: with large parameters they are large, of either sign.
+        large = []
+        with torch.no_grad():
+            for _ in range(5):
+                net = kind(latent_dim, **arguments).net
+                for parameter in net.parameters():
+                    parameter.mul_(100)
+                large.append(net(inputs).flatten())
+        outputs[f"{name}_large"] = torch.cat(large)
     return outputs
+
+
+def _gradients(value, net):
+    """The gradient of `value.sum()` by each parameter of `net`, flattened into one vector."""
+    parameters = list(net.parameters())
+    if not value.requires_grad:
+        return torch.zeros(sum(p.numel() for p in parameters))
+    found = torch.autograd.grad(value.sum(), parameters, retain_graph=True)
+    return torch.cat([gradient.flatten() for gradient in found])
 
 
 def probe_joint(submission, model, x, h):
     """The joint model at h [S, B, K] and x [B, ...], and at the single states h[0]."""
     joint = _joint(submission, model)
+    log_joint = joint.log_joint_prob(x, h)
     return {
         "log_prior": joint.prior().log_prob(h),
         "log_likelihood": joint.likelihood(h).log_prob(x),
-        "log_joint": joint.log_joint_prob(x, h),
+        "log_joint": log_joint,
+        "gradient": _gradients(log_joint, joint.net),
         "log_joint_one": joint.log_joint_prob(x, h[0]),
         "mean": joint.decode(h[0]),
     }
@@ -233,8 +301,10 @@ def probe_prior_draws(submission, model, num_samples, seed):
 def probe_proposal(submission, model, x, h):
     """The proposal at h [S, B, K] and x [B, ...], at the single states h[0], and its mode."""
     proposal = _proposal(submission, model)
+    log_q = proposal.log_conditional_prob(h, x)
     return {
-        "log_q": proposal.log_conditional_prob(h, x),
+        "log_q": log_q,
+        "gradient": _gradients(log_q, proposal.net),
         "log_q_one": proposal.log_conditional_prob(h[0], x),
         "log_q_object": proposal.proposal(x).log_prob(h),
         "code": proposal.encode(x),
@@ -245,7 +315,12 @@ def probe_sample_latent(submission, model, x, num_samples, seed):
     proposal = _proposal(submission, model)
     torch.manual_seed(seed)
     draws = proposal.sample_latent(x, num_samples)
-    return {"h": draws, "by_default": proposal.sample_latent(x)}
+    return {
+        "h": draws,
+        "by_default": proposal.sample_latent(x),
+        "of_proposal": proposal.proposal(x).sample((7,)),
+        "reseeds": _reseeds(lambda: proposal.sample_latent(x)),
+    }
 
 
 # ----------------------------------------------------------------------------------------------
@@ -274,7 +349,7 @@ class _TableModel(BaseProposalModel):
     def __init__(self, model, table):
         kind = {name: model[name] for name in ("latent", "num_categories")}
         super().__init__(model["latent_dim"], x_shape=(1,), net=nn.Identity(), **kind)
-        self.table = nn.Parameter(table.float())
+        self.table = nn.Parameter(table.float().clone())
         self.states = model["states"]  # (S, K)
         base = 2 if self.latent == "bernoulli" else self.num_categories
         self.powers = base ** torch.arange(self.latent_dim).flip(0)
@@ -321,10 +396,7 @@ def probe_log_importance_weight(submission, model, x, h):
 
 
 def probe_mis_chain(submission, log_w, u):
-    before = log_w.clone(), u.clone()
-    rows = submission.mis_chain(log_w, u)
-    untouched = torch.equal(before[0], log_w) and torch.equal(before[1], u)
-    return {"rows": rows, "inputs_untouched": torch.tensor(untouched)}
+    return {"rows": submission.mis_chain(log_w, u)}
 
 
 class _Given:
@@ -350,7 +422,7 @@ class _Given:
 
     def _mis_chain(self, log_w, u):
         self.log_w, self.u = log_w, u
-        return self.rows
+        return self.rows[: len(u)]
 
     def __exit__(self, *_):
         for name, function in self.own.items():
@@ -374,54 +446,63 @@ def probe_steps(submission, model, x, h_init, num_steps, seed, use_sample=False)
         h = h_init
         for _ in range(num_steps):
             h = sampler.step(x, h)
-    return {"h": h}
+        return {"h": h, "reseeds": _reseeds(lambda: sampler.step(x[:2], h[:2]))}
 
 
 def probe_sample_by_rows(submission, model, x, h_init, rows, seed):
-    """`sample` while `mis_chain` returns given rows; `asked` is empty where it was not called."""
+    """`sample` while `mis_chain` returns given rows; `asked` is empty where it was not called.
+
+    `recorded_...` is what `self.record` was given; `h_zero_steps` is the result for T = 0.
+    """
     sampler = submission.MISampler(*_tables(model))
     torch.manual_seed(seed)
     with _Given(submission, model, rows) as given:
         h = sampler.sample(x, h_init, None, len(rows))
-    called = given.log_w.numel() > 0
-    states = sampler.states if called and sampler.states is not None else torch.zeros(0)
-    return {"h": h, "asked": given.log_w, "u": given.u, "states": states}
+        outputs = {"h": h, "asked": given.log_w, "u": given.u}
+        for name in ("states", "log_w", "rows"):
+            value = getattr(sampler, name)
+            outputs[f"recorded_{name}"] = torch.zeros(0) if value is None else value
+        outputs["reseeds"] = _reseeds(lambda: sampler.sample(x, h_init, None, len(rows)))
+        outputs["h_zero_steps"] = sampler.sample(x, h_init, None, 0)
+    return outputs
 
 
-def probe_cache(submission, model, x, idx, cached, num_steps, use_sample, seed):
-    """Start from cached states, change the models, and run: what was and what is in the cache.
+def probe_cache(submission, model, later, x, idx, cached, other, rows, num_steps, use_sample, seed):
+    """Run from cached states, under the models `model` and `later`: results and cache after each.
 
-    `fresh` is the result for examples that no chain has visited.
+    `later_asked`: row 0 of the log_w that mis_chain got under `later`, empty where it got none.
+    `given`: the result where the states `cached` are handed over while `other` is cached.
+    `fresh`: the result for examples that no chain has visited.
     """
     joint, proposal = _tables(model)
     sampler = submission.MISampler(joint, proposal, num_examples=len(x) + 5)
-    empty = sampler.cache.clone()
-    sampler.update_cache(idx, cached)
-    written = sampler.cache.clone()
     torch.manual_seed(seed)
+    outputs = {"cache_empty": sampler.cache.clone()}
 
-    def run():
-        with _Given(submission, model):
+    def run(name, tables, h=None):
+        joint.table.data.copy_(tables["log_p"])
+        proposal.table.data.copy_(tables["log_q"])
+        with _Given(submission, tables, rows) as given:
             if use_sample:
-                return sampler.sample(x, None, idx, num_steps)
-            for _ in range(num_steps):
-                h = sampler.step(x, None, idx)
-            return h
+                h = sampler.sample(x, h, idx, num_steps)
+            else:
+                for step in range(num_steps):
+                    h = sampler.step(x, h if step == 0 else None, idx)
+        outputs[name], outputs[f"{name}_asked"] = h, given.log_w[:1]
+        outputs[f"cache_{name}"] = sampler.cache.clone()
 
-    h = run()
-    after = sampler.cache.clone()
-    sampler.cache.copy_(empty)
-    fresh = run()
-    with _Given(submission, model):
-        (sampler.sample if use_sample else sampler.step)(x)  # no idx: must leave the cache alone
-    return {
-        "h": h,
-        "empty": empty,
-        "written": written,
-        "after": after,
-        "fresh": fresh,
-        "after_fresh": sampler.cache,
-    }
+    sampler.update_cache(idx, cached)
+    outputs["cache_written"] = sampler.cache.clone()
+    run("first", model)
+    run("later", later)
+    sampler.update_cache(idx, other)
+    run("given", model, cached)
+    sampler.cache.copy_(outputs["cache_empty"])
+    run("fresh", model)
+    with _Given(submission, model, rows):  # no idx: must leave the cache alone
+        sampler.sample(x, None, None, num_steps) if use_sample else sampler.step(x)
+    outputs["cache_without_idx"] = sampler.cache
+    return outputs
 
 
 def probe_jsa_loss(submission, model, x, h):

@@ -69,9 +69,12 @@ def sizes(latent: str) -> dict:
     return {"latent": latent, "latent_dim": latent_dim, "num_categories": num_categories}
 
 
-def network_model(rng, latent="bernoulli", likelihood="gaussian", x_shape=(1, 2, 2)) -> dict:
+def network_model(
+    rng, latent="bernoulli", likelihood="gaussian", x_shape=(1, 2, 2), latent_dim=None
+) -> dict:
     """Linear networks for the student's own JointModel and ProposalModel."""
     model = sizes(latent)
+    model["latent_dim"] = latent_dim or model["latent_dim"]
     h_features = model["latent_dim"] * model["num_categories"]
     x_features = int(np.prod(x_shape))
 
