@@ -45,6 +45,9 @@ def main() -> None:
     axis.axhline(0.01, color="grey", linewidth=0.8)
     axis.text(2, 0.0105, "frozen below", fontsize=7, color="grey")
     axis.set(xscale="log", yscale="log", ylabel="share of cached states that moved")
+    axis.set_xticks([t for t in (2, 5, 10, 20, 50, 100, 200, 500) if t <= longest])
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
     axis.set_xlabel("t, epochs with the cache")
     axis.legend(fontsize=8)
     with atomic_write(args.out) as temporary:

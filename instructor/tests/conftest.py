@@ -1,12 +1,19 @@
 """Small data and run folders for the tests of the provided code."""
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import data_utils
+
+# Small tensors are faster on one thread, and much faster where the cores are shared. The processes
+# that tests start get the same, since equal weights need equal numbers of threads.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ def read_log(path) -> list[dict[str, float]]:
 def test_toy_learns_by_exact_figures(tmp_path, latent, cache_start_epoch):
     flags = ["--task", "JSA", "--dataset", "gaussian2d", "--save_dir", str(tmp_path / "toy")]
     flags += ["--latent", latent, "--latent_dim", "1" if latent == "categorical" else "3"]
-    flags += ["--cache_start_epoch", str(cache_start_epoch), "--epochs", "8"]
+    flags += ["--cache_start_epoch", str(cache_start_epoch), "--epochs", "12"]
     train.main(flags)
     log = read_log(tmp_path / "toy" / "log.csv")
     assert log[-1]["log_p_x"] > log[0]["log_p_x"] + 5
