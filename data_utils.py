@@ -181,6 +181,11 @@ def download_mnist(data_dir: Path) -> tuple[Images, Images]:
 def read_source(source: str, data_dir: Path) -> tuple[Images, Images | None]:
     """Read `sample`, `download` or a folder of IDX files, and check every array."""
     if source == "sample":
+        if not SAMPLE_FILE.is_file():
+            raise DataError(
+                "the bundled sample is not here (a handout has only its split files); use "
+                "--source download or --source FOLDER."
+            )
         train, test = read_npz(SAMPLE_FILE), None
     elif source == "download":
         train, test = download_mnist(data_dir)
