@@ -4,8 +4,8 @@ pytest                                     check ./submission.py
 pytest --isolated --submission FOLDER --seed 7 --results results.json     (staff)
 """
 
+import functools
 import json
-import sys
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -34,12 +34,10 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "points(n, part): what a test is worth, for which TODO")
     folder = config.getoption("--submission")
-    if folder is not None:
-        if not (Path(folder) / "submission.py").is_file():
-            raise pytest.UsageError(f"--submission {folder}: there is no submission.py in it")
-        if not config.getoption("--isolated"):
-            sys.path.insert(0, str(Path(folder).resolve()))
-            sys.modules.pop("submission", None)
+    if folder is not None and not (Path(folder) / "submission.py").is_file():
+        raise pytest.UsageError(f"--submission {folder}: there is no submission.py in it")
+    if config.getoption("--record") and config.getoption("keyword"):
+        raise pytest.UsageError("--record writes the values of all tests; leave out -k")
     config.pluginmanager.register(Scores(config.getoption("--results")), "scores")
 
 
@@ -50,10 +48,11 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def attempt(request):
     """How probes are run: in this process, or with --isolated in a worker's."""
+    folder = Path(request.config.getoption("--submission") or ROOT).resolve()
     if not request.config.getoption("--isolated"):
-        yield probes.attempt
+        yield functools.partial(probes.attempt, folder=folder)
         return
-    worker = Worker(request.config.getoption("--submission") or ROOT)
+    worker = Worker(folder)
     yield worker.attempt
     worker.close()
 
@@ -214,4 +213,6 @@ def message_of(report) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is None:
         return str(report.longrepr).strip()
-    return f"the answer has an unexpected form, or took too long: {crash.message.splitlines()[0]}"
+    if crash.message.startswith("Failed: "):  # of `fail`, or of the time limit
+        return crash.message.removeprefix("Failed: ").strip()
+    return f"the answer has an unexpected form: {crash.message.splitlines()[0]}"

@@ -198,6 +198,7 @@ def test_loss_kl_is_zero_at_the_prior(probe, rng):
 def test_loss_gradients(probe, reference, rng):
     for likelihood in ("gaussian", "bernoulli"):
         inputs = loss_inputs(rng, 5)
-        found, expected = check_loss(probe, reference, inputs, var=0.2, likelihood=likelihood)
+        settings = {"var": 0.2, "likelihood": likelihood, "gradients": True}
+        found, expected = check_loss(probe, reference, inputs, **settings)
         for name in ("d_recon_x", "d_mu", "d_log_var"):
             check_close(found[name], expected[name], "2.3", f"the gradient {name[2:]}")

@@ -120,9 +120,10 @@ def test_likelihood(probe, reference, rng, latent, likelihood):
     saturated = network_model(rng, latent, likelihood)
     saturated["p_bias"] = np.array([60, -60, 60, -60], np.float32)
     x = data(rng, saturated, 5)
-    found = probe("joint", model=saturated, x=x, h=inputs["h"])["log_likelihood"]
-    message = "log p(x|h) is not finite where the logits are -60 and 60; compute with the logits"
-    check(np.isfinite(found).all(), "4.2", message + ", not with log(sigmoid(logits))")
+    found = probe("joint", model=saturated, x=x, h=inputs["h"])
+    for name, what in (("log_likelihood", "log p(x|h)"), ("log_joint", "log p(x, h)")):
+        message = f"{what} is not finite where the logits are -60 and 60; compute with the logits"
+        check(np.isfinite(found[name]).all(), "4.2", f"{message}, not with log(sigmoid(logits))")
 
 
 @pytest.mark.points(0.5, part="4.2")
@@ -257,24 +258,6 @@ def test_log_importance_weight(probe, reference, rng, latent):
     check_close(found["log_w_one"], expected[0], "4.4", "log w(x, h) of one h [B, K]")
 
 
-def explain_chain(found, reference, log_w, u) -> str:
-    """Name the mistake whose chain equals the one found."""
-    changes = {
-        "the comparison reversed": (-log_w, u),
-        "greedy moves (whenever the weight is larger, never otherwise)": (log_w, 1 - 1e-12 + 0 * u),
-        "u compared with the difference, without a logarithm": (log_w, np.exp(u)),
-    }
-    for mistake, (w, v) in changes.items():
-        if np.array_equal(found, reference("mis_chain", log_w=w, u=v)["rows"]):
-            return f"\nThis is what one gets with {mistake}."
-    last = np.zeros_like(found[0])
-    for t in range(len(u)):  # the weight of the previous proposal carried along, accepted or not
-        last = np.where(np.log(u[t]) < log_w[t + 1] - log_w[t], t + 1, last)
-        if not np.array_equal(found[t], last):
-            return ""
-    return "\nThis is what one gets by comparing with the previous proposal, not the current state."
-
-
 @pytest.mark.points(2, part="4.4")
 @pytest.mark.parametrize(("steps", "batch"), [(1, 50), (8, 40)])
 def test_mis_chain(probe, reference, rng, steps, batch):
@@ -288,12 +271,29 @@ def test_mis_chain(probe, reference, rng, steps, batch):
     found = probe("mis_chain", log_w=log_w, u=u)
     rows = found["rows"]
     expected = reference("mis_chain", log_w=log_w, u=u)["rows"]
+    mistakes = {  # log_w and u with which a correct chain goes where the mistake leads
+        "the comparison reversed": (-log_w, 1 / u),
+        "greedy moves (whenever the weight is larger, never otherwise)": (log_w, 1 - 1e-12 + 0 * u),
+        "u compared with the difference, without a logarithm": (log_w, np.exp(u)),
+    }
+    mistakes = {
+        mistake: reference("mis_chain", log_w=w, u=v)["rows"]
+        for mistake, (w, v) in mistakes.items()
+    }
+    # Each step by itself, as a chain of one step from the proposal before: 1 where it moves.
+    before, after = log_w[:-1].reshape(1, -1), log_w[1:].reshape(1, -1)
+    alone = reference("mis_chain", log_w=np.concatenate([before, after]), u=u.reshape(1, -1))
+    moved_to = alone["rows"].reshape(u.shape) * np.arange(1, steps + 1)[:, None]
+    previous = np.maximum.accumulate(moved_to, axis=0)
+    mistakes["the previous proposal in place of the current state"] = previous
     check_shape(rows, expected.shape, "4.4", "mis_chain's rows")
     if not np.array_equal(rows, expected):
         t, b = np.argwhere(rows != expected)[0]
-        hint = explain_chain(rows, reference, log_w, u)
         message = f"chain {b} is at row {rows[t, b]} after step {t + 1}, expected {expected[t, b]}"
-        check(False, "4.4", message + hint)
+        for mistake, would_be in mistakes.items():
+            if np.array_equal(rows, would_be):
+                message += f"\nThis is what one gets with {mistake}."
+        check(False, "4.4", message)
 
 
 EDGES = {
@@ -368,19 +368,25 @@ def stationary(probe, rng, latent, use_sample):
     # weights w (Liu 1996); exactly distributed starts stay exact.
     w = np.exp(model["log_w"][0]) / np.exp(model["log_p"][0]).sum()
     steps = int(np.ceil(np.log(1e-5) / np.log(1 - 1 / w.max())))
-    starts = {
-        "keep": (states[rng.choice(len(states), size=CHAINS, p=posterior)], 3),
-        "reach": (np.repeat(states[:1], CHAINS, axis=0), steps),
-    }
-    for verb, (h_init, num_steps) in starts.items():
+    start = int(np.argsort(model["log_w"][0])[len(states) // 2])  # moves up and down from here
+    fixed = np.repeat(states[[start]], CHAINS, axis=0)
+    # One step leaves a state with the probability of each proposal times min(1, ratio of weights).
+    moves = softmax(model["log_q"][0]) * np.minimum(1, w / w[start])
+    moves[start] += 1 - moves.sum()
+    exact = states[rng.choice(len(states), size=CHAINS, p=posterior)]
+    for verb, h_init, num_steps, expected in (
+        ("keep the posterior", exact, 3, posterior),
+        ("reach the posterior", fixed, steps, posterior),
+        ("accept by Metropolis' rule (Barker's also keeps the posterior)", fixed, 1, moves),
+    ):
         inputs = {"h_init": h_init, "num_steps": num_steps, "seed": 5, "use_sample": use_sample}
         out = probe("steps", model=model, x=x, **inputs)
         h, name = out["h"], "sample" if use_sample else "step"
         check_shape(h, h_init.shape, "4.5", "the returned states")
         message = f"{name} sets the global random seed, so every step draws the same"
         check(not out.get("reseeds"), "4.5", message)
-        what = f"after {num_steps} steps of {name}, which must {verb} the posterior"
-        check_frequencies(state_numbers(model, h), posterior, "4.5", what)
+        what = f"after {num_steps} steps of {name}, which must {verb}"
+        check_frequencies(state_numbers(model, h), expected, "4.5", what)
 
 
 @pytest.mark.points(0.75, part="4.5")

@@ -1,0 +1,55 @@
+"""Fill the handout's TODOs from the reference one by one and print how the points rise.
+
+    python -m instructor.one_by_one
+
+Each time it runs the tests of that part; about 2 minutes on one core.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from instructor.handout_checks import HandoutError, run_tests, write_files
+from instructor.make_handout import ROOT, collect
+from instructor.stubs import Block, by_number, find_blocks, strip_solutions
+
+
+def points_one_by_one() -> Iterator[tuple[Block | None, dict[str, float]]]:
+    """The stub file and then each block put back: (block, points by part)."""
+    source = (ROOT / "submission.py").read_text()
+    blocks = by_number(find_blocks(source))
+    rows: dict[str, dict] = {}  # the last result of each test
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "handout"
+        write_files(folder, collect())
+        for count in range(len(blocks) + 1):
+            (folder / "submission.py").write_text(strip_solutions(source, blocks[:count]))
+            block = blocks[count - 1] if count else None
+            tests = [f"tests/test_part{block.todo[0]}.py"] if block else []
+            rows |= {row["name"]: row for row in run_tests(folder, *tests)}
+            points: dict[str, float] = {}
+            for row in rows.values():
+                part = row["number"][0]
+                points[part] = points.get(part, 0.0) + row["score"]
+            yield block, points
+
+
+def main() -> None:
+    print(f"{'filled so far':<48}{'part 2':>8}{'part 3':>8}{'part 4':>8}{'total':>8}")
+    before = 0.0
+    try:
+        for block, points in points_one_by_one():
+            name = f"TODO {block.todo} {block.name}" if block else "nothing"
+            total = sum(points.values())
+            columns = "".join(f"{value:>8g}" for value in [*points.values(), total])
+            print(f"{name:<48}{columns}", flush=True)
+            if total < before:
+                sys.exit(f"error: filling {name} cost points")
+            before = total
+    except HandoutError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
