@@ -304,18 +304,22 @@ def _gradients(value, net):
     return torch.cat([gradient.flatten() for gradient in found])
 
 
-def probe_joint(submission, model, x, h):
-    """The joint model at h [S, B, K] and x [B, ...], and at the single states h[0]."""
+def probe_joint(submission, model, x, h, wanted=None):
+    """The joint model at h [S, B, K] and x [B, ...], and at the single states h[0].
+
+    wanted: which outputs to compute (None: all), so that one unfinished method costs its own
+    points only.
+    """
     joint = _joint(submission, model)
-    log_joint = joint.log_joint_prob(x, h)
-    return {
-        "log_prior": joint.prior().log_prob(h),
-        "log_likelihood": joint.likelihood(h).log_prob(x),
-        "log_joint": log_joint,
-        "gradient": _gradients(log_joint, joint.net),
-        "log_joint_one": joint.log_joint_prob(x, h[0]),
-        "mean": joint.decode(h[0]),
+    outputs = {
+        "log_prior": lambda: joint.prior().log_prob(h),
+        "log_likelihood": lambda: joint.likelihood(h).log_prob(x),
+        "log_joint": lambda: joint.log_joint_prob(x, h),
+        "gradient": lambda: _gradients(joint.log_joint_prob(x, h), joint.net),
+        "log_joint_one": lambda: joint.log_joint_prob(x, h[0]),
+        "mean": lambda: joint.decode(h[0]),
     }
+    return {name: outputs[name]() for name in wanted or outputs}
 
 
 def probe_prior_draws(submission, model, num_samples, seed):
@@ -324,17 +328,20 @@ def probe_prior_draws(submission, model, num_samples, seed):
     return {"h": joint.prior().sample((num_samples,))}
 
 
-def probe_proposal(submission, model, x, h):
-    """The proposal at h [S, B, K] and x [B, ...], at the single states h[0], and its mode."""
+def probe_proposal(submission, model, x, h, wanted=None):
+    """The proposal at h [S, B, K] and x [B, ...], at the single states h[0], and its mode.
+
+    wanted: as in `probe_joint`.
+    """
     proposal = _proposal(submission, model)
-    log_q = proposal.log_conditional_prob(h, x)
-    return {
-        "log_q": log_q,
-        "gradient": _gradients(log_q, proposal.net),
-        "log_q_one": proposal.log_conditional_prob(h[0], x),
-        "log_q_object": proposal.proposal(x).log_prob(h),
-        "code": proposal.encode(x),
+    outputs = {
+        "log_q": lambda: proposal.log_conditional_prob(h, x),
+        "gradient": lambda: _gradients(proposal.log_conditional_prob(h, x), proposal.net),
+        "log_q_one": lambda: proposal.log_conditional_prob(h[0], x),
+        "log_q_object": lambda: proposal.proposal(x).log_prob(h),
+        "code": lambda: proposal.encode(x),
     }
+    return {name: outputs[name]() for name in wanted or outputs}
 
 
 def probe_sample_latent(submission, model, x, num_samples, seed):

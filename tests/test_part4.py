@@ -76,17 +76,20 @@ def test_build_net(probe, rng, latent, hidden):
 # TODO 4.2
 
 
-def joint_probe(probe, reference, rng, latent, likelihood, batch=5, x_shape=(1, 2, 2)):
+def joint_probe(probe, reference, rng, kind, wanted, batch=5, x_shape=(1, 2, 2)):
+    """What the student's joint model gives for `wanted`, all that the reference gives, inputs."""
+    latent, likelihood = kind
     model = network_model(rng, latent, likelihood, x_shape)
     x = data(rng, model, batch)
     inputs = {"model": model, "x": x, "h": every_state(model, batch)}
-    return probe("joint", **inputs), reference("joint", **inputs), inputs
+    return probe("joint", wanted=wanted, **inputs), reference("joint", **inputs), inputs
 
 
 @pytest.mark.points(1, part="4.2")
 @each_latent
 def test_prior(probe, reference, rng, latent):
-    found, expected, inputs = joint_probe(probe, reference, rng, latent, "gaussian")
+    kind = (latent, "gaussian")
+    found, expected, inputs = joint_probe(probe, reference, rng, kind, ["log_prior"])
     found, expected = found["log_prior"], expected["log_prior"]
     mistakes = {"one latent variable instead of their sum": expected / inputs["h"].shape[-1]}
     check_close(found, expected, "4.2", "log p(h)", mistakes)
@@ -101,7 +104,8 @@ def test_prior(probe, reference, rng, latent):
 @pytest.mark.points(0.5, part="4.2")
 @each_kind
 def test_likelihood(probe, reference, rng, latent, likelihood):
-    found, expected, inputs = joint_probe(probe, reference, rng, latent, likelihood)
+    wanted = ["log_likelihood"]
+    found, expected, inputs = joint_probe(probe, reference, rng, (latent, likelihood), wanted)
     found, expected, sigma = found["log_likelihood"], expected["log_likelihood"], 0.7
     pixels = inputs["x"][0].size
     constant = -pixels * (np.log(sigma) + 0.5 * np.log(2 * np.pi))
@@ -120,16 +124,17 @@ def test_likelihood(probe, reference, rng, latent, likelihood):
     saturated = network_model(rng, latent, likelihood)
     saturated["p_bias"] = np.array([60, -60, 60, -60], np.float32)
     x = data(rng, saturated, 5)
-    found = probe("joint", model=saturated, x=x, h=inputs["h"])
-    for name, what in (("log_likelihood", "log p(x|h)"), ("log_joint", "log p(x, h)")):
-        message = f"{what} is not finite where the logits are -60 and 60; compute with the logits"
-        check(np.isfinite(found[name]).all(), "4.2", f"{message}, not with log(sigmoid(logits))")
+    found = probe("joint", model=saturated, x=x, h=inputs["h"], wanted=wanted)
+    message = "log p(x|h) is not finite where the logits are -60 and 60; compute with the logits"
+    finite = np.isfinite(found["log_likelihood"]).all()
+    check(finite, "4.2", f"{message}, not with log(sigmoid(logits))")
 
 
 @pytest.mark.points(0.5, part="4.2")
 @each_kind
 def test_log_joint_prob(probe, reference, rng, latent, likelihood):
-    found, expected, _ = joint_probe(probe, reference, rng, latent, likelihood)
+    kind, wanted = (latent, likelihood), ["log_joint", "log_joint_one", "gradient"]
+    found, expected, inputs = joint_probe(probe, reference, rng, kind, wanted)
     mistakes = {
         "the prior missing": expected["log_likelihood"],
         "the prior subtracted": expected["log_likelihood"] - expected["log_prior"],
@@ -143,15 +148,20 @@ def test_log_joint_prob(probe, reference, rng, latent, likelihood):
     check_close(found["gradient"], expected["gradient"], "4.2", what, mistakes, atol=1e-3)
     # 256 pixels: here p(x, h) itself is 0 in float32, its logarithm is not.
     large = {"batch": 2, "x_shape": (1, 16, 16)}
-    found, expected, _ = joint_probe(probe, reference, rng, latent, likelihood, **large)
+    found, expected, _ = joint_probe(probe, reference, rng, kind, ["log_joint"], **large)
     what = "log p(x, h) for x of 256 pixels"
     check_close(found["log_joint"], expected["log_joint"], "4.2", what)
+    saturated = inputs["model"] | {"p_bias": np.array([60, -60, 60, -60], np.float32)}
+    found = probe("joint", wanted=["log_joint"], **inputs | {"model": saturated})
+    message = "log p(x, h) is not finite where the logits are -60 and 60; compute with the logits"
+    check(np.isfinite(found["log_joint"]).all(), "4.2", message)
 
 
 @pytest.mark.points(0.5, part="4.2")
 @each_kind
 def test_joint_decode(probe, reference, rng, latent, likelihood):
-    found, expected, _ = joint_probe(probe, reference, rng, latent, likelihood)
+    kind = (latent, likelihood)
+    found, expected, _ = joint_probe(probe, reference, rng, kind, ["mean"])
     found, expected = found["mean"], expected["mean"]
     logits = np.log(expected / (1 - expected))
     mistakes = {"the sigmoid missing": logits, "two sigmoids": 1 / (1 + np.exp(-expected))}
@@ -162,17 +172,19 @@ def test_joint_decode(probe, reference, rng, latent, likelihood):
 # TODO 4.3
 
 
-def proposal_probe(probe, reference, rng, latent, batch=5):
+def proposal_probe(probe, reference, rng, latent, wanted, batch=5):
+    """As `joint_probe`."""
     model = network_model(rng, latent)
     x = data(rng, model, batch)
     inputs = {"model": model, "x": x, "h": every_state(model, batch)}
-    return probe("proposal", **inputs), reference("proposal", **inputs), inputs
+    return probe("proposal", wanted=wanted, **inputs), reference("proposal", **inputs), inputs
 
 
 @pytest.mark.points(1.5, part="4.3")
 @each_latent
 def test_log_conditional_prob(probe, reference, rng, latent):
-    found, whole, inputs = proposal_probe(probe, reference, rng, latent)
+    wanted = ["log_q", "log_q_one", "log_q_object", "gradient"]
+    found, whole, inputs = proposal_probe(probe, reference, rng, latent, wanted)
     expected, gradient, k = whole["log_q"], found["gradient"], inputs["h"].shape[-1]
     mistakes = {
         "the mean over the latent dimensions instead of their sum": expected / k,
@@ -190,11 +202,11 @@ def test_log_conditional_prob(probe, reference, rng, latent):
     many = {"model": model, "x": inputs["x"][:2]}
     many["h"] = rng.integers(max(2, model["num_categories"]), size=(3, 2, 300))
     many["h"] = many["h"].astype(inputs["h"].dtype)
-    found, expected = probe("proposal", **many), reference("proposal", **many)
+    found, expected = probe("proposal", wanted=["log_q"], **many), reference("proposal", **many)
     check_close(found["log_q"], expected["log_q"], "4.3", "log q(h|x) for 300 latent variables")
     signs = (-1.0) ** np.arange(len(inputs["model"]["q_bias"]))
     saturated = inputs["model"] | {"q_bias": (60 * signs).astype(np.float32)}
-    found = probe("proposal", **inputs | {"model": saturated})["log_q"]
+    found = probe("proposal", wanted=["log_q"], **inputs | {"model": saturated})["log_q"]
     message = "log q(h|x) is not finite where the logits are -60 and 60; compute with the logits"
     check(np.isfinite(found).all(), "4.3", message + ", not with log(probabilities)")
 
@@ -202,10 +214,11 @@ def test_log_conditional_prob(probe, reference, rng, latent):
 @pytest.mark.points(1.5, part="4.3")
 @each_latent
 def test_sample_latent(probe, reference, rng, latent):
-    _, expected, inputs = proposal_probe(probe, reference, rng, latent, batch=2)
-    k = inputs["h"].shape[-1]
-    model, draws = inputs["model"], {"num_samples": CHAINS, "seed": 3}
-    out = probe("sample_latent", model=model, x=inputs["x"], **draws)
+    model = network_model(rng, latent)
+    x = data(rng, model, 2)
+    expected = reference("proposal", model=model, x=x, h=every_state(model, 2))
+    k = model["latent_dim"]
+    out = probe("sample_latent", model=model, x=x, num_samples=CHAINS, seed=3)
     check_shape(out["h"], (CHAINS, 2, k), "4.3", "sample_latent(x, S)")
     check_shape(out["by_default"], (1, 2, k), "4.3", "sample_latent(x)")
     check_shape(out["of_proposal"], (7, 2, k), "4.3", "proposal(x).sample((7,))")
@@ -228,7 +241,7 @@ def test_sample_latent(probe, reference, rng, latent):
 @pytest.mark.points(1, part="4.3")
 @each_latent
 def test_encode(probe, reference, rng, latent):
-    found, expected, inputs = proposal_probe(probe, reference, rng, latent, batch=20)
+    found, expected, inputs = proposal_probe(probe, reference, rng, latent, ["code"], batch=20)
     check_shape(found["code"], expected["code"].shape, "4.3", "encode(x)")
     states = bool((state_numbers(inputs["model"], found["code"]) >= 0).all())
     check(states, "4.3", "encode must give bits or categories, not probabilities")
