@@ -207,7 +207,7 @@ def probe_train_vae(submission, latent_dim, x, labels, steps, num_draws, seed):
 
 def probe_train_gen(submission, latent_dim, x, labels, steps, asked, seed):
     """Samples of a GenModel after some training, for the labels `asked` and, with the same z,
-    for the next digit."""
+    for the next digit; reconstructions of the first 200 images, by forward and from mu."""
     network = _network(submission, "Genwithlabel", latent_dim, seed)
     _train(network, x, labels, steps, seed, var=1.0, lr=5e-3)
     task = VAETask(network, None, latent_dim, use_labels=True)
@@ -216,7 +216,9 @@ def probe_train_gen(submission, latent_dim, x, labels, steps, asked, seed):
         samples = task.generate(asked)
         torch.manual_seed(seed)
         others = task.generate((asked + 1) % 10)
-    return {"samples": samples, "others": others}
+        recon_x, mu, _ = network(x[:200], labels[:200])
+        from_mu = network.decode(mu, labels[:200])
+    return {"samples": samples, "others": others, "recon_x": recon_x, "from_mu": from_mu}
 
 
 def probe_vae_loss(submission, recon_x, x, mu, log_var, var, likelihood, gradients=False):
@@ -280,13 +282,14 @@ def probe_built_nets(submission, latent_dim, latent, num_categories, hidden, x):
         outputs[f"{name}_widths"] = torch.tensor(widths)  # in the order of use
         middle = (net(inputs) + net(1 - inputs)) / 2 - net(torch.full_like(inputs, 0.5))
         outputs[f"{name}_bend"] = middle.abs().max()  # 0 for a linear map
-        outputs[f"{name}_out"].pow(2).sum().backward()
-        gradients = [p.grad for p in net.parameters()]
-        outputs[f"{name}_trained"] = torch.tensor([g is not None for g in gradients])
+        if outputs[f"{name}_out"].requires_grad:
+            outputs[f"{name}_out"].pow(2).sum().backward()
+        trained = [p.grad is not None for p in net.parameters()]
+        outputs[f"{name}_trained"] = torch.tensor(trained)
         # Logits may be any numbers: with large parameters they are large, of either sign.
         large = []
         with torch.no_grad():
-            for _ in range(5):
+            for _ in range(max(5, 40 // outputs[f"{name}_out"][0].numel())):
                 net = kind(latent_dim, **arguments).net
                 for parameter in net.parameters():
                     parameter.mul_(100)

@@ -56,8 +56,8 @@ def test_build_net(probe, rng, latent, hidden):
         message = f"{name}'s network gives {list(found.shape)} for 3 inputs, expected 3 x {size}"
         check(len(found) == 3 and found.size == 3 * size, "4.1", message)
         check(out[f"{net}_trained"].all(), "4.1", f"{name}'s network has parts without gradient")
-        # A linear last layer with random weights is of one sign in 15 or more outputs of all five
-        # networks with a probability below 1e-9; a bounded or one-sided one always is.
+        # At least 40 rows of random weights, symmetric about 0: all outputs of a linear last layer
+        # are of one sign with a probability below 1e-11.
         message = f"{name}'s network must give logits, of any size and sign: no sigmoid at its end"
         both = large.min() < 0 < large.max() and np.abs(large).max() > 2
         check(both, "4.1", message)
@@ -245,7 +245,10 @@ def test_encode(probe, reference, rng, latent):
     check_shape(found["code"], expected["code"].shape, "4.3", "encode(x)")
     states = bool((state_numbers(inputs["model"], found["code"]) >= 0).all())
     check(states, "4.3", "encode must give bits or categories, not probabilities")
-    right = np.array_equal(found["code"], expected["code"])
+    # Where two states are equally likely but for rounding, either is right.
+    best = np.sort(expected["log_q"], axis=0)[-2:]
+    clear = best[1] - best[0] > 1e-4
+    right = np.array_equal(found["code"][clear], expected["code"][clear])
     check(right, "4.3", "encode must give the mode of q(h|x), each latent's likeliest value")
 
 
@@ -286,6 +289,8 @@ def test_mis_chain(probe, reference, rng, steps, batch):
     expected = reference("mis_chain", log_w=log_w, u=u)["rows"]
     mistakes = {  # log_w and u with which a correct chain goes where the mistake leads
         "the comparison reversed": (-log_w, 1 / u),
+        "the difference reversed (current minus proposal)": (-log_w, u),
+        "Barker's rule w' / (w + w') in place of Metropolis'": (log_w, u / (1 - u)),
         "greedy moves (whenever the weight is larger, never otherwise)": (log_w, 1 - 1e-12 + 0 * u),
         "u compared with the difference, without a logarithm": (log_w, np.exp(u)),
     }
@@ -302,7 +307,8 @@ def test_mis_chain(probe, reference, rng, steps, batch):
     check_shape(rows, expected.shape, "4.4", "mis_chain's rows")
     if not np.array_equal(rows, expected):
         t, b = np.argwhere(rows != expected)[0]
-        message = f"chain {b} is at row {rows[t, b]} after step {t + 1}, expected {expected[t, b]}"
+        message = f"chain {b} is at row {rows[t, b]} after step {t + 1}, expected "
+        message += f"{int(expected[t, b])}"
         for mistake, would_be in mistakes.items():
             if np.array_equal(rows, would_be):
                 message += f"\nThis is what one gets with {mistake}."
@@ -398,7 +404,7 @@ def stationary(probe, rng, latent, use_sample):
         check_shape(h, h_init.shape, "4.5", "the returned states")
         message = f"{name} sets the global random seed, so every step draws the same"
         check(not out.get("reseeds"), "4.5", message)
-        what = f"after {num_steps} steps of {name}, which must {verb}"
+        what = f"after {num_steps} step(s) of {name}, which must {verb}"
         check_frequencies(state_numbers(model, h), expected, "4.5", what)
 
 
