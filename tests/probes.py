@@ -187,8 +187,8 @@ def _train(network, x, labels, steps, seed, var, lr, batch_size=32):
     network.eval()
 
 
-def probe_train_vae(submission, latent_dim, x, labels, steps, num_draws, seed):
-    """Reconstructions before and after some training, and many draws for the first image.
+def probe_train_vae(submission, latent_dim, x, labels, steps, num_images, num_draws, seed):
+    """Reconstructions before and after some training, and many draws for the first images.
 
     `draws` come from `forward`; `own_draws` from `decode` at draws of N(mu, diag(exp(log_var))).
     """
@@ -198,7 +198,7 @@ def probe_train_vae(submission, latent_dim, x, labels, steps, num_draws, seed):
     _train(network, x, labels, steps, seed, var=0.1, lr=4e-3)
     with torch.no_grad():
         after = network(x, labels)[0]
-        many, zeros = x[:1].expand(num_draws, -1, -1, -1).contiguous(), labels[:1].expand(num_draws)
+        many, zeros = (t[:num_images].repeat_interleave(num_draws, dim=0) for t in (x, labels))
         draws, mu, log_var = network(many, zeros)
         z = Normal(mu, torch.exp(log_var) ** 0.5).sample()
         own_draws = network.decode(z, zeros)
