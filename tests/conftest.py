@@ -6,6 +6,8 @@ pytest --isolated --submission FOLDER --seed 7 --results results.json     (staff
 
 import functools
 import json
+import shutil
+import tempfile
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests import probes
 from tests.worker import ROOT, Worker
 
 EXPECTED = Path(__file__).with_name("expected") / "expected.npz"
+SANDBOX = ROOT / "instructor" / "pytest_sandbox.py"  # staff only; sets config.worker_class
 PARTS = {"2": "VAE", "3": "GenModel", "4": "JSA"}
 
 
@@ -24,6 +27,10 @@ def pytest_addoption(parser):
     group = parser.getgroup("autograder")
     group.addoption("--submission", help="folder with submission.py (default: this one)")
     group.addoption("--isolated", action="store_true", help="run student code in its own process")
+    group.addoption(
+        "--worker-seconds", type=float, default=60.0, help="limit of a check with --isolated"
+    )
+    group.addoption("--unsafe", action="store_true", help="staff: --isolated without the sandbox")
     group.addoption(
         "--seed", type=int, help="other inputs; expected values come from ./submission.py"
     )
@@ -38,7 +45,11 @@ def pytest_configure(config):
         raise pytest.UsageError(f"--submission {folder}: there is no submission.py in it")
     if config.getoption("--record") and config.getoption("keyword"):
         raise pytest.UsageError("--record writes the values of all tests; leave out -k")
-    config.pluginmanager.register(Scores(config.getoption("--results")), "scores")
+    if config.getoption("--isolated") and SANDBOX.is_file():
+        config.pluginmanager.import_plugin("instructor.pytest_sandbox")
+    config.pluginmanager.register(
+        Scores(config.getoption("--results"), config.getoption("--isolated")), "scores"
+    )
 
 
 # ----------------------------------------------------------------------------------------------
@@ -52,9 +63,13 @@ def attempt(request):
     if not request.config.getoption("--isolated"):
         yield functools.partial(probes.attempt, folder=folder)
         return
-    worker = Worker(folder)
-    yield worker.attempt
-    worker.close()
+    with tempfile.TemporaryDirectory() as alone:  # nothing beside submission.py goes along
+        shutil.copy(folder / "submission.py", alone)
+        worker_class = getattr(request.config, "worker_class", Worker)
+        seconds = request.config.getoption("--worker-seconds")
+        worker = worker_class(Path(alone), seconds, 10 * seconds)
+        yield worker.attempt
+        worker.close()
 
 
 @pytest.fixture
@@ -148,13 +163,15 @@ def fail(message: str) -> None:
 class Scores:
     """Collects points and writes them after every test, so that a late crash loses nothing."""
 
-    def __init__(self, path: str | None):
-        self.path = path
+    def __init__(self, path: str | None, isolated: bool):
+        self.path, self.isolated = path, isolated
         self.rows: dict[str, dict] = {}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
         for item in items:
+            if self.isolated:  # the worker has limits of its own, by CPU time where it can
+                item.add_marker(pytest.mark.timeout(0))
             for marker in item.iter_markers("points"):
                 self.rows[item.nodeid] = {
                     "name": f"TODO {marker.kwargs['part']}: {item.name}",

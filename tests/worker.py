@@ -1,23 +1,34 @@
 """Probes in a process of their own: the parent's end (`Worker`) and the child's (`main`).
 
-The parent sends (probe name, inputs) and gets arrays back. Everything crosses as JSON with the
-arrays' raw bytes behind it; nothing is unpickled. A probe that takes too long or takes its process
-down costs that one check: the next call starts a new child.
+The parent writes a request, (probe name, inputs), into a file, and its number into a pipe that can
+never fill up; the child answers on its one output stream. Arrays cross as raw bytes behind a JSON
+header; nothing is unpickled. A probe that takes too long or takes its process down costs that one
+check: the next call starts a new child.
 """
 
+import contextlib
 import json
+import math
 import os
 import selectors
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-DTYPES = ("<f4", "<f8", "<i8", "|u1", "|b1")
-MAX_REPLY = 256 << 20  # bytes
+DTYPES = ("<f4", "<f8", "<i2", "<i8", "|u1", "|b1")
+MAX_REPLY = 64 << 20  # bytes
+MAX_HEADER = 1 << 20  # bytes of JSON, which take many times as many once they are parsed
+
+
+class WorkerError(Exception):
+    """The child gave no usable answer; the message is the reason, in one line."""
 
 
 def pack(value) -> bytes:
@@ -35,13 +46,21 @@ def pack(value) -> bytes:
         return {"value": item}
 
     header = json.dumps(describe(value)).encode()
-    body = b"".join([len(header).to_bytes(8, "little"), header, *arrays])
-    return len(body).to_bytes(8, "little") + body
+    return b"".join([len(header).to_bytes(8, "little"), header, *arrays])
 
 
-def unpack(body: bytes):
-    """The inverse of `pack`, without its first eight bytes; ValueError for anything odd."""
+def unpack(message: bytes):
+    """The inverse of `pack`; WorkerError for anything odd."""
+    try:
+        return _unpack(message)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise WorkerError(f"the answer is not readable ({type(e).__name__}: {e})") from e
+
+
+def _unpack(body: bytes):
     size = int.from_bytes(body[:8], "little")
+    if size > MAX_HEADER:
+        raise ValueError(f"a header of {size} bytes")
     header, position = json.loads(body[8 : 8 + size]), 8 + size
 
     def rebuild(item):
@@ -71,36 +90,73 @@ class Worker:
 
     Args:
         folder: holds submission.py.
-        time_limit: seconds a probe may take.
+        time_limit: seconds that one request may take.
+        budget: seconds that all requests together may take.
+        scratch: where temporary files go (None: the system's place).
     """
 
-    def __init__(self, folder: Path, time_limit: float = 120.0):
-        self.folder, self.time_limit = Path(folder).resolve(), time_limit
+    def __init__(
+        self,
+        folder: Path,
+        time_limit: float = 60.0,
+        budget: float = math.inf,
+        scratch: Path | None = None,
+    ):
+        self.folder, self.time_limit, self.budget = Path(folder).resolve(), time_limit, budget
+        self.scratch = scratch
         self.process: subprocess.Popen | None = None
+        self.requests: Path | None = None  # folder of the request files, made with the first
+        self.number, self.started, self.used = 0, 0.0, 0.0
 
     def attempt(self, name: str, inputs: dict) -> tuple[dict[str, np.ndarray] | None, str]:
         """Like `probes.attempt`, in the child."""
-        if self.process is None or self.process.poll() is not None:
-            self._start()
         try:
-            self.process.stdin.write(pack([name, inputs]))
-            self.process.stdin.flush()
-            outputs, failure = unpack(self._read(time.monotonic() + self.time_limit))
-        except TimeoutError:
-            self.close()
-            return None, f"took longer than {self.time_limit:.0f} s; an endless loop?"
-        except (OSError, EOFError):
-            self.close()
-            return None, "the process ended before it answered; does your code exit or crash?"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self.close()
-            return None, f"the answer is not readable ({error})"
-        return outputs, failure
+            return check_answer(unpack(self.call(pack([name, inputs]))))
+        except WorkerError as error:
+            return None, str(error)
 
-    def _start(self) -> None:
-        arguments = [sys.executable, "-B", "-m", "tests.worker", str(self.folder)]
-        self.process = subprocess.Popen(
-            arguments,
+    def call(self, request: bytes) -> bytes:
+        """Send one request and wait for the reply.
+
+        Raises:
+            WorkerError: there was none; the next call starts a new child.
+        """
+        if self.used >= self.budget:
+            raise WorkerError(f"not run: the checks before it took {self.used:.0f} s in all")
+        if self.requests is None:
+            self.requests = Path(tempfile.mkdtemp(prefix="requests-", dir=self.scratch))
+            self.requests.chmod(0o755)
+        self.number += 1
+        file = self.requests / str(self.number)
+        file.write_bytes(request)
+        file.chmod(0o644)
+        if self.process is None or self.process.poll() is not None:
+            self.stop()
+            self.process = self.start()
+        self.started = time.monotonic()
+        try:
+            self.process.stdin.write(f"{self.number}\n".encode())
+            self.process.stdin.flush()
+            size = int.from_bytes(self._read(8), "little")
+            if size > MAX_REPLY:
+                raise WorkerError(f"the answer is not readable ({size} bytes)")
+            reply = self._read(size)
+            self.used += self.spent()
+            return reply
+        except BaseException as error:  # half a reply must not be taken for the next one's
+            self.used += self.spent()
+            self.stop()
+            if isinstance(error, OSError | EOFError):
+                ended = "the process ended before it answered; does your code exit or crash?"
+                raise WorkerError(ended) from error
+            raise
+        finally:
+            file.unlink()
+
+    def start(self) -> subprocess.Popen:
+        """Start the child; its standard input and output are pipes."""
+        return subprocess.Popen(
+            [sys.executable, "-B", "-m", "tests.worker", str(self.folder), str(self.requests)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -108,19 +164,25 @@ class Worker:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def _read(self, deadline: float) -> bytes:
-        size = int.from_bytes(self._read_bytes(8, deadline), "little")
-        if size > MAX_REPLY:
-            raise ValueError(f"{size} bytes")
-        return self._read_bytes(size, deadline)
+    def spent(self) -> float:
+        """Seconds that count for the time limit since the request was sent."""
+        return time.monotonic() - self.started
 
-    def _read_bytes(self, count: int, deadline: float) -> bytes:
+    def watch(self) -> None:
+        """Called several times a second while the child works; WorkerError ends it."""
+        if self.spent() > self.time_limit:
+            raise WorkerError(f"took longer than {self.time_limit:.0f} s; an endless loop?")
+
+    def _read(self, count: int) -> bytes:
         chunks, stream = [], self.process.stdout
         with selectors.DefaultSelector() as selector:
             selector.register(stream, selectors.EVENT_READ)
             while count > 0:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
+                # Also when bytes keep trickling in, the clock is looked at.
+                ready = selector.select(0.1)
+                self.watch()
+                if not ready:
+                    continue
                 chunk = os.read(stream.fileno(), min(count, 1 << 20))
                 if not chunk:
                     raise EOFError
@@ -128,29 +190,58 @@ class Worker:
                 count -= len(chunk)
         return b"".join(chunks)
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """Kill the child and whatever it started."""
+        self.process.kill()
+
+    def stop(self) -> None:
         if self.process is not None:
-            self.process.kill()
+            self.kill()
             self.process.wait()
-            self.process.stdin.close()
             self.process.stdout.close()
+            with contextlib.suppress(OSError):  # an unsent number may still be in its buffer
+                self.process.stdin.close()
             self.process = None
 
+    def close(self) -> None:
+        """End the child and remove the request files."""
+        self.stop()
+        if self.requests is not None:
+            shutil.rmtree(self.requests)
+            self.requests = None
 
-def main(folder: str) -> None:
-    """Answer requests on standard input until it closes."""
+
+def check_answer(answer) -> tuple[dict[str, np.ndarray] | None, str]:
+    """The child's answer to a probe, if it has the form that `probes.attempt` gives it."""
+    match answer:
+        case [None, str(failure)] if failure:
+            shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in failure)
+            return None, shown[:2000]
+        case [dict(outputs), ""] if all(isinstance(v, np.ndarray) for v in outputs.values()):
+            return outputs, ""
+    raise WorkerError("the answer is not readable (neither arrays nor a reason)")
+
+
+def serve(answer: Callable[[bytes], bytes], requests: str) -> None:
+    """The child's loop: answer the requests whose numbers come on standard input."""
     # Replies go to a private copy of standard output; what student code prints goes to stderr.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    from tests import probes
-
-    requests = sys.stdin.buffer
-    while size := requests.read(8):
-        name, inputs = unpack(requests.read(int.from_bytes(size, "little")))
-        outputs, failure = probes.attempt(name, inputs, Path(folder))
-        replies.write(pack([outputs, failure]))
+    for number in sys.stdin:
+        reply = answer((Path(requests) / number.strip()).read_bytes())
+        replies.write(len(reply).to_bytes(8, "little") + reply)
         replies.flush()
 
 
+def main(folder: str, requests: str) -> None:
+    from tests import probes
+
+    def answer(request: bytes) -> bytes:
+        name, inputs = unpack(request)
+        return pack(probes.attempt(name, inputs, Path(folder)))
+
+    serve(answer, requests)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.worker import Worker, pack, unpack
+from tests.worker import Worker, WorkerError, pack, unpack
 
 CALL = ("mis_chain", {"log_w": np.zeros((2, 3)), "u": np.full((1, 3), 0.5)})
 PRELUDE = "import os, sys, time\ndef mis_chain(log_w, u):\n    "
@@ -66,7 +66,7 @@ def test_only_submission_py_is_taken_from_the_folder(tmp_path, attempt):
 
 def test_messages_survive_the_pipe():
     value = {"a": [1, 2.5, None, "x"], "b": {"c": np.arange(6).reshape(2, 3), "d": np.zeros(0)}}
-    found = unpack(pack(value)[8:])
+    found = unpack(pack(value))
     assert found["a"] == value["a"]
     assert np.array_equal(found["b"]["c"], value["b"]["c"]) and found["b"]["d"].shape == (0,)
 
@@ -81,5 +81,5 @@ def test_messages_survive_the_pipe():
     ],
 )
 def test_odd_replies_are_refused(header):
-    with pytest.raises(ValueError):
+    with pytest.raises(WorkerError):
         unpack(len(header).to_bytes(8, "little") + header)

@@ -1,0 +1,19 @@
+"""A pytest plugin: `--isolated` runs students' code in the sandbox; tests/conftest.py loads it."""
+
+import pytest
+
+from instructor.sandbox import Limits, SandboxedWorker, SandboxError
+from instructor.sandbox_check import require
+
+
+def pytest_configure(config):
+    unsafe = config.getoption("--unsafe")
+    try:
+        require(unsafe)
+    except SandboxError as error:
+        raise pytest.UsageError(str(error)) from error
+
+    def worker(folder, seconds, budget):
+        return SandboxedWorker(folder, Limits(seconds, budget), unsafe)
+
+    config.worker_class = worker

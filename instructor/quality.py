@@ -1,0 +1,229 @@
+"""The quality of a student's models on the hidden split, measured in the sandbox.
+
+Encode and decode run in two sandboxes, one after the other; the parent hands on nothing but codes
+and labels. What comes back is compared byte for byte with the .npy header that it must have, and
+nothing is unpickled.
+"""
+
+import base64
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import grade
+from data_utils import SAMPLE_FILE, read_npz
+from instructor.make_hidden import Hidden
+from instructor.quality_child import KIT
+from instructor.sandbox import Limits, SandboxedWorker
+from instructor.uploads import plain
+from tests.worker import ROOT, WorkerError, pack
+
+MAX_LATENT_DIM, MAX_CATEGORIES = 784, 256
+CODE_DTYPES = {"float": "<f4", "bernoulli": "|u1", "categorical": "<i2"}
+# Codes of floats get noise of this share of each entry's spread before they are decoded. A decoder
+# that was trained on draws of z does not notice; digits packed into the mantissa do not survive.
+BLUR = 0.05
+
+
+class QualityError(Exception):
+    """A task that earns no points; the message is the reason."""
+
+
+def read_reply(reply: bytes) -> tuple[dict, bytes]:
+    """The declaration and the bytes of the array."""
+    line, newline, array = reply.partition(b"\n")
+    try:
+        if not newline or len(line) > 4000:
+            raise ValueError
+        declaration = json.loads(line)
+        if not isinstance(declaration, dict):
+            raise ValueError
+    except (ValueError, RecursionError) as error:
+        raise QualityError("the answer is not readable") from error
+    if "error" in declaration:
+        raise QualityError(plain(str(declaration["error"]), 500))
+    return declaration, array
+
+
+def read_array(data: bytes, dtype: str, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """The array of a .npy file that must have exactly this type and shape, and be finite."""
+    file = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    expected = file.getvalue()
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not data.startswith(expected) or len(data) != len(expected) + size:
+        raise QualityError(f"{what} must be {np.dtype(dtype)} {list(shape)}, and is something else")
+    array = np.frombuffer(data, dtype, offset=len(expected)).reshape(shape)
+    if not np.isfinite(array).all():
+        raise QualityError(f"{what}: not all numbers are finite")
+    return array
+
+
+def read_codes(declaration: dict, data: bytes, count: int) -> tuple[np.ndarray, float]:
+    """The codes and the bits of one of them, if both are what the declaration says."""
+    kind = declaration.get("kind")
+    length, categories = declaration.get("latent_dim"), declaration.get("num_categories")
+    if kind not in CODE_DTYPES or type(length) is not int or type(categories) is not int:
+        raise QualityError("the code's kind or size is not declared")
+    if not 1 <= length <= MAX_LATENT_DIM:
+        raise QualityError(f"a code has 1 to {MAX_LATENT_DIM} entries, not {length}")
+    if kind == "categorical" and not 2 <= categories <= MAX_CATEGORIES:
+        raise QualityError(f"an entry has 2 to {MAX_CATEGORIES} categories, not {categories}")
+    codes = read_array(data, CODE_DTYPES[kind], (count, length), "the code")
+    if kind != "float":
+        values = 2 if kind == "bernoulli" else categories
+        if codes.min() < 0 or codes.max() >= values:
+            raise QualityError(f"the entries of a {kind} code are 0 to {values - 1}")
+    return codes, grade.bits_per_image(length, kind, categories)
+
+
+def blur(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Codes of floats with noise of BLUR times each entry's standard deviation; others as is."""
+    if codes.dtype.kind != "f":
+        return codes
+    wide = codes.astype(np.float64)
+    noisy = wide + BLUR * wide.std(axis=0) * rng.normal(size=wide.shape)
+    return np.clip(noisy, *np.array([-1, 1]) * np.finfo(np.float32).max).astype(np.float32)
+
+
+def measure(
+    folder: Path, hidden: Hidden, limits: Limits, unsafe: bool = False
+) -> tuple[dict[str, dict], dict[str, float]]:
+    """Grade every task that `folder` holds a checkpoint for.
+
+    Returns:
+        For each of grade.TASKS the figures, or 0 points and a reason; and seconds by step.
+    """
+    tasks = [task for task in grade.TASKS if (folder / f"{task}.pth").is_file()]
+    results = {
+        task: failure(task, f"{task}.pth was not handed in")
+        for task in grade.TASKS
+        if task not in tasks
+    }
+    everything = np.concatenate([hidden.images, hidden.plain])
+    labels = np.tile(hidden.labels, 2).astype(np.int64)
+    samples_of = np.repeat(np.arange(10), grade.SAMPLES_PER_CLASS)
+    seconds, coded, images = {}, {}, {}
+    order = np.random.default_rng(hidden.noise_seed).permutation(len(labels))
+
+    def seen(task: str, true_labels: np.ndarray) -> np.ndarray:
+        return true_labels if task == "Genwithlabel" else np.zeros_like(true_labels)
+
+    def run(worker: SandboxedWorker, step: str, task: str, **arrays) -> tuple[dict, bytes]:
+        request = pack([step, task, hidden.noise_seed % 2**31, arrays])
+        try:
+            return read_reply(worker.call(request))
+        except WorkerError as error:
+            raise QualityError(f"{step}: {error}") from error
+
+    def encode(worker, task):
+        sent = {"images": everything[order], "labels": seen(task, labels[order])}
+        declaration, data = run(worker, "encode", task, **sent)
+        codes, bits = read_codes(declaration, data, len(order))
+        # The decoder gets them in another order: the position of an image must say nothing.
+        coded[task] = codes[np.argsort(order)], bits
+
+    def decode(worker, task):
+        rng = np.random.default_rng([hidden.noise_seed, grade.TASKS.index(task)])
+        shuffle = rng.permutation(len(labels))
+        codes = blur(coded[task][0], rng)[shuffle]
+        _, data = run(worker, "decode", task, codes=codes, labels=seen(task, labels[shuffle]))
+        decoded = read_array(data, "|u1", everything.shape, "the decoded images")
+        _, data = run(worker, "generate", task, labels=seen(task, samples_of))
+        samples = read_array(data, "|u1", (len(samples_of), 28, 28), "the samples")
+        images[task] = decoded[np.argsort(shuffle)], samples
+
+    for step in (encode, decode):
+        started = time.monotonic()
+        program = "instructor.quality_child"
+        worker = SandboxedWorker(folder, limits, unsafe, program, KIT, scratch=folder.parent)
+        try:
+            for task in tasks:
+                if task in results:
+                    continue
+                try:
+                    step(worker, task)
+                except QualityError as error:
+                    results[task] = failure(task, str(error))
+        finally:
+            worker.close()
+        seconds[step.__name__] = time.monotonic() - started
+    started = time.monotonic()
+    for task, (decoded, samples) in images.items():
+        results[task] = figures(task, hidden, *coded[task], decoded, samples, samples_of)
+    seconds["metrics"] = time.monotonic() - started
+    return {task: results[task] for task in grade.TASKS}, seconds
+
+
+def failure(task: str, reason: str) -> dict:
+    return {"points": 0.0, "max_points": float(grade.QUALITY_POINTS[task]), "reason": reason}
+
+
+def figures(task, hidden, codes, bits, decoded, samples, samples_of) -> dict:
+    """The metrics of grade.py, and for staff how the plain images and a classifier compare."""
+    count = len(hidden.labels)
+    transformed, plain_ones = decoded[:count], decoded[count:]
+    arrays = (hidden.images, hidden.labels, codes[:count], transformed, samples, samples_of)
+    try:
+        result = grade.evaluate(task, *arrays)
+    except grade.GradeError as error:
+        return failure(task, str(error))
+    probabilities = read_digits(samples)
+    read_as = probabilities.argmax(axis=1)
+    recognised = float(np.mean(read_as == samples_of)) if task == "Genwithlabel" else None
+    result = {name: round(float(value), 6) for name, value in result.items()}
+    return {
+        **result,
+        "code_length": int(result["code_length"]),
+        "points": round(result["points"], 2),
+        "max_points": float(grade.QUALITY_POINTS[task]),
+        "bits": round(bits, 6),
+        "plain_mse": round(grade.mean_squared_error(hidden.plain, plain_ones), 6),
+        "plain_ssim": round(grade.mean_ssim(hidden.plain, plain_ones), 6),
+        "recognised": recognised,
+        "classes": [round(float(np.mean(read_as == digit)), 4) for digit in range(10)],
+        "confidence": round(float(probabilities.max(axis=1).mean()), 4),
+        "flags": flags(samples),
+        "reason": "",
+        "pictures": {
+            "reconstructions": picture(
+                np.concatenate([hidden.images[:10], transformed[:10]]).reshape(2, 10, 28, 28)
+            ),
+            "samples": picture(samples.reshape(10, -1, 28, 28)[:, :10]),
+        },
+    }
+
+
+def read_digits(samples: np.ndarray) -> np.ndarray:
+    """Probabilities of the ten digits, [N, 10], by the small classifier of part 3's tests."""
+    with np.load(ROOT / "tests" / "expected" / "classifier.npz", allow_pickle=False) as weights:
+        w1, b1, w2, b2 = (weights[name].astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
+    logits = np.maximum(samples.reshape(len(samples), -1) / 255 @ w1 + b1, 0) @ w2 + b2
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def flags(samples: np.ndarray) -> list[str]:
+    """What looks like samples that no model drew; for staff, without effect on points."""
+    found = []
+    different = {image.tobytes() for image in samples}
+    if len(different) < len(samples) / 2:
+        found.append(f"the samples repeat: {len(different)} different images in {len(samples):,}")
+    public = {image.tobytes() for image in read_npz(SAMPLE_FILE)[0]}
+    if copied := sum(image.tobytes() in public for image in samples):
+        found.append(f"{copied} of {len(samples):,} samples are images of the training data")
+    return found
+
+
+def picture(grid: np.ndarray) -> str:
+    """Images [rows, columns, 28, 28] as one PNG in base64."""
+    rows, columns = grid.shape[:2]
+    pixels = grid.transpose(0, 2, 1, 3).reshape(rows * 28, columns * 28)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,72 @@
+"""What runs in the sandbox to measure a model: encode, decode or generate, one request at a time.
+
+Uses the functions of inference.py, so that a student's own run and the grader agree. A reply is one
+line of JSON, which declares the code or says what went wrong, and one array as a .npy file.
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.worker import serve, unpack
+
+KIT = (
+    "inference.py",
+    "trainer.py",
+    "instructor/__init__.py",
+    "instructor/quality_child.py",
+    "tests/__init__.py",
+    "tests/worker.py",
+)
+
+
+def reply(declaration: dict, array: np.ndarray | None = None) -> bytes:
+    file = io.BytesIO()
+    if array is not None:
+        np.save(file, array, allow_pickle=False)
+    return json.dumps(declaration).encode() + b"\n" + file.getvalue()
+
+
+def answer(folder: Path, request: bytes) -> bytes:
+    """Do one step; whatever student code raises becomes a declaration with an `error`."""
+    try:
+        return reply(*step(folder, *unpack(request)))
+    except NotImplementedError as error:
+        return reply({"error": f"submission.py is not complete; it stopped at {error}"[:500]})
+    except Exception as error:
+        name = type(error).__name__
+        shown = str(error) if name in ("InferenceError", "TrainingError") else f"{name}: {error}"
+        return reply({"error": shown.replace(f"{folder}/", "")[:500]})
+
+
+def step(folder: Path, name: str, task_name: str, seed: int, arrays: dict):
+    import torch
+
+    import inference  # imports submission; here and not above, because that may fail
+    from data_utils import JsaDataset, set_seed
+
+    device = torch.device("cpu")
+    task, config = inference.load_task(
+        str(folder / f"{task_name}.pth"), {"task": task_name}, device
+    )
+    set_seed(seed)
+    if name == "encode":
+        dataset = JsaDataset(arrays["images"], arrays["labels"], config["binarize"]).frozen()
+        codes = inference.encode(task, dataset, config["latent_dim"], device)
+        categories = config["num_categories"] if task.code_kind == "categorical" else 0
+        declaration = {"kind": task.code_kind, "latent_dim": config["latent_dim"]}
+        return declaration | {"num_categories": categories}, codes
+    if name == "decode":
+        return {}, inference.decode(task, arrays["codes"], arrays["labels"], device)
+    return {}, inference.generate(task, arrays["labels"], device)
+
+
+def main(folder: str, requests: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    sys.path.append(folder)  # last: only `submission` is to be found there
+    serve(lambda request: answer(Path(folder), request), requests)
