@@ -28,10 +28,9 @@ CODE_POINTS = 90.0
 MEMORY = 9 << 30  # address space of the autograder, which handles arrays of students' making
 MAX_TOTAL = CODE_POINTS + sum(grade.QUALITY_POINTS.values())
 FOLDER = "grading"  # temporary folders are called grading-<process id>-...
-GRADER = ("*.py", "tests/**/*.py", "tests/expected/*") + tuple(
-    f"instructor/{name}.py"
-    for name in ("grade_upload", "pytest_sandbox", "quality", "quality_child", "sandbox", "uploads")
-)
+OWN = "grade_upload pytest_sandbox quality quality_child sandbox uploads"
+GRADER = ["*.py", "tests/**/*.py", "tests/expected/*"]
+GRADER += [f"instructor/{name}.py" for name in OWN.split()]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,11 @@
+"""Takes the interpreter down with a null pointer.
+
+base: stub
+code: 0
+quality: 0
+reason: the process ended before it answered
+"""
+
+import ctypes
+
+ctypes.string_at(0)

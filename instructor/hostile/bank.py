@@ -1,0 +1,115 @@
+"""Grade attacks, and see that nothing else was touched."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+import train
+from grade import TASKS
+from instructor.grade_upload import Options, grade_upload
+from instructor.hostile.attack import Attack, problems, read_attacks
+from instructor.make_hidden import Hidden, make_hidden
+from instructor.sandbox import FIRST_UID, Limits
+from instructor.uploads import list_uploads
+from tests.worker import ROOT
+
+LIMITS = Limits(seconds=10, budget=60, memory=2 << 30)
+QUICK = ("-k", "mis_chain or jsa_loss or importance")  # the sample's part of the autograder
+SURVIVOR_MARKS = ("'/kit'", "98765")
+
+
+def make_honest(folder: Path, tasks: tuple[str, ...]) -> Path:
+    """An upload of the reference, trained for two epochs on the bundled sample."""
+    upload = folder / "honest"
+    upload.mkdir()
+    (upload / "submission.py").write_bytes((ROOT / "submission.py").read_bytes())
+    for task in tasks:
+        run = folder / "runs" / task
+        command = f"--task {task} --epochs 2 --batch_size 200 --save_dir {run} --device cpu"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            train.main(command.split())
+        (upload / f"{task}.pth").write_bytes((run / "best.pth").read_bytes())
+        (upload / f"log_{task}.csv").write_bytes((run / "log.csv").read_bytes())
+    return upload
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """What every attack of one run is held against."""
+
+    honest: Path
+    hidden: Hidden
+    options: Options
+    usual: dict
+
+    def run(self, attack: Attack) -> tuple[list[str], float, float]:
+        """Grade an attack, then the honest upload; what went wrong, points, seconds."""
+        started, before = time.monotonic(), snapshot(self.honest)
+        seconds = attack.seconds or LIMITS.seconds
+        limits = dataclasses.replace(LIMITS, seconds=seconds, budget=attack.seconds or 60)
+        with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+            path = attack.build(Path(folder), self.honest)
+            (upload,) = (u for u in list_uploads(Path(folder)) if u.path == path)
+            options = dataclasses.replace(self.options, limits=limits)
+            row = grade_upload(upload, self.hidden, options)
+        found = problems(attack, row, self.usual)
+        if left := survivors():
+            found.append(f"still running: {left}")
+        if changed := before ^ snapshot(self.honest):
+            found.append(f"files changed: {sorted(changed)[:5]}")
+        if grade_honest(self.honest, self.hidden, self.options) != self.usual:
+            found.append("an honest submission graded after it gets something else")
+        return found, row["total"], time.monotonic() - started
+
+
+def grade_honest(honest: Path, hidden: Hidden, options: Options) -> dict:
+    (upload,) = (u for u in list_uploads(honest.parent) if u.path == honest)
+    row = grade_upload(upload, hidden, options)
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def snapshot(honest: Path) -> set[tuple]:
+    """All files that an attack might want to change, with time and size."""
+    paths = [
+        path for path in ROOT.rglob("*") if ".git" not in path.parts and "runs" not in path.parts
+    ]
+    paths += [*honest.parent.glob("**/*")]
+    for folder in (Path("/"), Path(tempfile.gettempdir()), Path("/dev/shm"), Path.home()):
+        paths += folder.glob("hostile-*")
+    return {(str(p), p.lstat().st_mtime_ns, p.lstat().st_size) for p in paths if p.is_file()}
+
+
+def survivors() -> list[str]:
+    """Processes of a sandbox that no grader owns any more."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "uids", "ppid"]):
+        command = " ".join(process.info["cmdline"] or ())
+        uids = process.info["uids"]
+        own_user = uids is not None and uids.real >= FIRST_UID
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parents = [" ".join(parent.cmdline()) for parent in process.parents()]
+            orphan = not any("instructor.hostile" in text or "pytest" in text for text in parents)
+            if orphan and (own_user or any(mark in command for mark in SURVIVOR_MARKS)):
+                found.append(f"{process.pid} {command[:80]}")
+    return found
+
+
+def run_by_name(bank: Bank, name: str) -> tuple[list[str], float, float]:
+    (attack,) = (attack for attack in read_attacks() if attack.name == name)
+    return bank.run(attack)
+
+
+def prepare(folder: Path, quick: bool) -> Bank:
+    honest = make_honest(folder, TASKS)
+    hidden = make_hidden("sample", "the hostile bank", limit=50)
+    options = Options(LIMITS, tests=QUICK if quick else ())
+    usual = grade_honest(honest, hidden, options)
+    if usual["reason"] or any(result["reason"] for result in usual["quality"].values()):
+        raise RuntimeError(f"the honest upload is not graded: {json.dumps(usual)[:2000]}")
+    return Bank(honest, hidden, options, usual)
