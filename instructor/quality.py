@@ -68,8 +68,10 @@ def read_codes(declaration: dict, data: bytes, count: int) -> tuple[np.ndarray, 
     """The codes and the bits of one of them, if both are what the declaration says."""
     kind = declaration.get("kind")
     length, categories = declaration.get("latent_dim"), declaration.get("num_categories")
-    if kind not in CODE_DTYPES or type(length) is not int or type(categories) is not int:
-        raise QualityError("the code's kind or size is not declared")
+    if not isinstance(kind, str) or kind not in CODE_DTYPES:
+        raise QualityError("the code's kind is not declared")
+    if type(length) is not int or type(categories) is not int:  # True is no number of entries
+        raise QualityError("the code's size is not declared")
     if not 1 <= length <= MAX_LATENT_DIM:
         raise QualityError(f"a code has 1 to {MAX_LATENT_DIM} entries, not {length}")
     if kind == "categorical" and not 2 <= categories <= MAX_CATEGORIES:

@@ -4,7 +4,7 @@ base: reference
 code: usual
 quality: 0
 reason: a code has 1 to 784 entries
-reason: the code's kind or size is not declared
+reason: the code's size is not declared
 reason: an entry has 2 to 256 categories
 """
 

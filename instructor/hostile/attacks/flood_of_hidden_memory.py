@@ -29,4 +29,5 @@ if _total > 300 << 20:
     raise RuntimeError(f"holds {_total >> 20} MiB")
 for _folder in ("/tmp", "/dev/shm"):
     for _name in os.listdir(_folder):
-        os.unlink(f"{_folder}/{_name}")
+        if _name.startswith("x"):
+            os.unlink(f"{_folder}/{_name}")

@@ -1,0 +1,140 @@
+"""quality.py: what the parent accepts from a model's process, and what it does with codes."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("psutil", reason="needs instructor/requirements.txt")
+
+from instructor.quality import (
+    QualityError,
+    blur,
+    flags,
+    read_array,
+    read_codes,
+    read_digits,
+    read_reply,
+)
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def declared(**changes) -> dict:
+    return {"kind": "float", "latent_dim": 3, "num_categories": 0} | changes
+
+
+def test_array_of_the_expected_form_is_read():
+    array = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert np.array_equal(read_array(npy(array), "<f4", (4, 3), "x"), array)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy(np.zeros((4, 3))),
+        npy(np.zeros((4, 3), ">f4")),
+        npy(np.zeros((4, 3), np.float32, order="F")),
+        npy(np.zeros((4, 3, 1), np.float32)),
+        npy(np.zeros((3, 4), np.float32)),
+        npy(np.zeros((4, 3), np.float32))[:-1],
+        npy(np.zeros((4, 3), np.float32)) + b"0",
+        npy(np.array([["x"] * 3] * 4, dtype=object)),
+        npy(np.full((4, 3), np.nan, np.float32)),
+        npy(np.full((4, 3), -np.inf, np.float32)),
+        b"",
+        b"\x93NUMPY",
+    ],
+)
+def test_any_other_array_is_refused(data):
+    with pytest.raises(QualityError):
+        read_array(data, "<f4", (4, 3), "x")
+
+
+@pytest.mark.parametrize(
+    ("declaration", "codes"),
+    [
+        (declared(kind="pickle"), np.zeros((4, 3), np.float32)),
+        (declared(kind=["float"]), np.zeros((4, 3), np.float32)),
+        (declared(latent_dim=0), np.zeros((4, 0), np.float32)),
+        (declared(latent_dim=785), np.zeros((4, 785), np.float32)),
+        (declared(latent_dim=True), np.zeros((4, 1), np.float32)),
+        (declared(latent_dim=3.0), np.zeros((4, 3), np.float32)),
+        (declared(kind="bernoulli"), np.full((4, 3), 2, np.uint8)),
+        (declared(kind="categorical", num_categories=1), np.zeros((4, 3), np.int16)),
+        (declared(kind="categorical", num_categories=257), np.zeros((4, 3), np.int16)),
+        (declared(kind="categorical", num_categories=5), np.full((4, 3), 5, np.int16)),
+        (declared(kind="categorical", num_categories=5), np.full((4, 3), -1, np.int16)),
+    ],
+)
+def test_odd_codes_are_refused(declaration, codes):
+    with pytest.raises(QualityError):
+        read_codes(declaration, npy(codes), 4)
+
+
+def test_bits_are_counted_by_the_parent():
+    bits = read_codes(declared(kind="bernoulli"), npy(np.ones((4, 3), np.uint8)), 4)[1]
+    categories = declared(kind="categorical", num_categories=8)
+    assert bits == 3
+    assert read_codes(categories, npy(np.zeros((4, 3), np.int16)), 4)[1] == 9
+    assert read_codes(declared(), npy(np.zeros((4, 3), np.float32)), 4)[1] == 96
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"\n",
+        b"{}",
+        b"[1]\n",
+        b"{" * 3000 + b"\n",
+        b'{"x": "' + b"x" * 5000 + b'"}\n',
+        b'{"error": {"points": 30}}\n',
+        json.dumps({"error": "\x1b[2J"}).encode() + b"\n",
+    ],
+)
+def test_odd_replies_are_refused(reply):
+    with pytest.raises(QualityError) as caught:
+        read_reply(reply)
+    assert str(caught.value).isprintable()
+
+
+def test_blur_is_small_and_ruins_packed_digits():
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(1000, 20)).astype(np.float32)
+    error = blur(codes, np.random.default_rng(1)) - codes
+    assert 0.04 < error.std() < 0.06
+    # 16 bits below the first digits: no trace of them is left.
+    packed = (codes.view(np.uint32) & 0xFFFF0000 | 0x1234).view(np.float32)
+    low = blur(packed, np.random.default_rng(1)).view(np.uint32) & 0xFFFF
+    assert np.mean(low == 0x1234) < 0.001
+
+
+def test_blur_keeps_constants_bits_and_finiteness():
+    rng = np.random.default_rng(0)
+    constant = np.full((10, 2), 3.25, np.float32)
+    assert np.array_equal(blur(constant, rng), constant)
+    bits = np.ones((10, 2), np.uint8)
+    assert blur(bits, rng) is bits
+    large = np.array([[3e38], [-3e38]] * 5, np.float32)
+    assert np.isfinite(blur(large, rng)).all()
+
+
+def test_flags(sample):
+    images = sample[0]
+    noise = np.random.default_rng(0).integers(256, size=(1000, 28, 28), dtype=np.uint8)
+    assert flags(noise) == []
+    assert flags(np.concatenate([images[:1], noise[1:]])) == [
+        "1 of 1,000 samples are images of the training data"
+    ]
+    assert "repeat: 1 different" in flags(np.repeat(noise[:1], 1000, axis=0))[0]
+
+
+def test_the_classifier_reads_digits(sample):
+    images, labels = sample
+    assert np.mean(read_digits(images[:500]).argmax(axis=1) == labels[:500]) > 0.9

@@ -1,0 +1,132 @@
+"""The sandbox: what it must stop is stopped, and its own check can see when it isn't."""
+
+import struct
+
+import numpy as np
+import pytest
+
+pytest.importorskip("psutil", reason="needs instructor/requirements.txt")
+
+from instructor import sandbox, sandbox_check, seccomp
+from instructor.sandbox import Limits, SandboxedWorker, SandboxError, usage
+from instructor.tests.test_worker import CALL, PRELUDE
+
+try:
+    sandbox_check.require()
+    WORKS = ""
+except SandboxError as error:
+    WORKS = str(error)
+works = pytest.mark.skipif(WORKS != "", reason=WORKS)
+
+
+@pytest.fixture
+def attempt(tmp_path):
+    """A function: body of mis_chain -> what a sandboxed worker answers."""
+    workers = []
+
+    def run(body: str, **limits):
+        (tmp_path / "submission.py").write_text(PRELUDE + body)
+        workers.append(SandboxedWorker(tmp_path, Limits(**limits)))
+        return workers[-1].attempt(*CALL)
+
+    yield run
+    for worker in workers:
+        worker.close()
+
+
+@works
+def test_nothing_gets_out():
+    assert not any(sandbox_check.attempts().values())
+
+
+def test_the_check_sees_what_is_open():
+    """Without bubblewrap the same attempts succeed, so they can tell the difference."""
+    done = sandbox_check.attempts(unsafe=True)
+    open_without = ("read other files", "reach the network", "see other processes")
+    assert all(done[name] for name in open_without)
+
+
+@works
+def test_right_functions_answer_as_without(attempt):
+    assert attempt("return u.long()")[0]["rows"].tolist() == [[0, 0, 0]]
+
+
+@works
+@pytest.mark.parametrize(
+    ("body", "limits", "word"),
+    [
+        ("while True: pass", {"seconds": 3}, "longer than 3 s"),
+        ("time.sleep(1000)", {"seconds": 3}, "longer than 3 s"),
+        ("x = [b'x' * 2**26 for _ in range(100)]; time.sleep(60)", {"memory": 2**30}, "memory"),
+        ("os.kill(os.getpid(), 9)", {}, "ended before it answered"),
+        ("open('/kit/model.py', 'a')", {}, "Error: [Errno"),
+        ("open('/tmp/x', 'wb').write(bytes(2**27))", {}, "File too large"),
+    ],
+)
+def test_limits(attempt, monkeypatch, body, limits, word):
+    monkeypatch.setattr(sandbox, "WALL", 2)
+    outputs, failure = attempt(body, **limits)
+    assert outputs is None and word in failure
+
+
+@works
+def test_no_request_is_sent_once_the_budget_is_spent(tmp_path):
+    (tmp_path / "submission.py").write_text(PRELUDE + "\n    while True: pass")
+    worker = SandboxedWorker(tmp_path, Limits(seconds=3, budget=3))
+    assert "longer than" in worker.attempt(*CALL)[1]
+    assert "not run" in worker.attempt(*CALL)[1]
+    worker.close()
+
+
+@works
+def test_children_count_and_die_with_the_sandbox(tmp_path):
+    body = "for _ in range(3):\n        os.fork() or time.sleep(1000)\n    return u.long()"
+    (tmp_path / "submission.py").write_text(PRELUDE + body)
+    worker = SandboxedWorker(tmp_path)
+    assert worker.attempt(*CALL)[1] == ""
+    children = sandbox.psutil.Process(worker.process.pid).children(recursive=True)
+    assert len(children) >= 4
+    worker.close()
+    assert not any(child.is_running() for child in children)
+
+
+def test_usage_of_a_process_that_is_gone():
+    assert usage(2**22 + 1) == (0.0, 0)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_filter_refuses_exactly_its_list(machine):
+    """Run the filter's program on every call number, as the kernel would."""
+    lines = list(struct.iter_unpack("HBBI", seccomp.program(machine)))
+    numbers = {pair[list(seccomp.AUDIT_ARCH).index(machine)] for pair in seccomp.REFUSED.values()}
+
+    def verdict(number: int, arch: int) -> int:
+        accumulator, at = 0, 0
+        while True:
+            code, yes, no, k = lines[at]
+            if code == seccomp.RETURN:
+                return k
+            if code == seccomp.LOAD:
+                accumulator = {0: number, 4: arch}[k]
+                at += 1
+            elif code == seccomp.JUMP_EQUAL:
+                at += 1 + (yes if accumulator == k else no)
+            else:
+                at += 1 + (yes if accumulator >= k else no)
+
+    arch = seccomp.AUDIT_ARCH[machine]
+    refused = {n for n in range(1000) if verdict(n, arch) == seccomp.REFUSE}
+    assert refused == numbers
+    assert verdict(seccomp.X32_CALLS + 1, arch) == seccomp.REFUSE
+    assert verdict(0, arch + 1) == seccomp.KILL
+
+
+def test_filter_needs_a_known_processor():
+    with pytest.raises(KeyError):
+        seccomp.program("pdp11")
+
+
+@works
+def test_arrays_cross_unchanged(attempt):
+    outputs, _ = attempt("import torch; return torch.arange(6).reshape(2, 3)")
+    assert np.array_equal(outputs["rows"], np.arange(6).reshape(2, 3))
