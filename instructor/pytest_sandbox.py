@@ -2,11 +2,13 @@
 
 import pytest
 
-from instructor.sandbox import Limits, SandboxedWorker, SandboxError
-from instructor.sandbox_check import require
-
 
 def pytest_configure(config):
+    try:
+        from instructor.sandbox import Limits, SandboxedWorker, SandboxError
+        from instructor.sandbox_check import require
+    except ModuleNotFoundError as error:
+        raise pytest.UsageError(f"{error}; --isolated needs instructor/requirements.txt") from error
     unsafe = config.getoption("--unsafe")
     try:
         require(unsafe)

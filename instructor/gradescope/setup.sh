@@ -6,6 +6,9 @@
 #   mkdir -p build/gradescope
 #   cp -r submission.py model.py data_utils.py pyproject.toml requirements.txt tests dataset \
 #       instructor/gradescope/setup.sh instructor/gradescope/run_autograder build/gradescope/
+#   mkdir build/gradescope/instructor
+#   (cd instructor && cp __init__.py pytest_sandbox.py sandbox.py sandbox_check.py seccomp.py \
+#       requirements.txt ../build/gradescope/instructor/)
 #   python3 -c "import secrets; print(secrets.randbelow(2**31))" > build/gradescope/seed.txt
 #   (cd build/gradescope && python3 -m zipfile -c ../gradescope.zip *)
 #
@@ -21,7 +24,7 @@ root=${AUTOGRADER_ROOT:-/autograder}
 torch_cpu_index=
 
 apt-get update
-apt-get install -y python3 python3-venv
+apt-get install -y bubblewrap python3 python3-venv util-linux
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "Python 3.11 or later is needed; choose a newer base image" >&2
     exit 1
@@ -33,3 +36,4 @@ if [[ -n $torch_cpu_index ]]; then
         "$(grep '^torch==' requirements.txt)"
 fi
 "$root/venv/bin/python3" -m pip install -r requirements.txt
+"$root/venv/bin/python3" -m pip install "$(grep '^psutil' instructor/requirements.txt)"

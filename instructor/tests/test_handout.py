@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,11 @@ def test_gradescope(files, tmp_path):
     source, upload = tmp_path / "source", tmp_path / "submission"
     write_files(source, files | {"submission.py": SOURCE.encode()})
     (source / "run_autograder").write_bytes((GRADESCOPE / "run_autograder").read_bytes())
+    (source / "instructor").mkdir()
+    if find_spec("psutil") is not None:  # without it the worker is a plain process
+        for name in ("__init__", "pytest_sandbox", "sandbox", "sandbox_check", "seccomp"):
+            file = f"instructor/{name}.py"
+            (source / file).write_bytes((ROOT / file).read_bytes())
     upload.mkdir()
     assert "no submission.py" in autograde(tmp_path)["output"]
     keep = [block for block in find_blocks(SOURCE) if block.todo == "4.4"]
