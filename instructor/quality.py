@@ -24,13 +24,26 @@ from tests.worker import ROOT, WorkerError, pack
 
 MAX_LATENT_DIM, MAX_CATEGORIES = 784, 256
 CODE_DTYPES = {"float": "<f4", "bernoulli": "|u1", "categorical": "<i2"}
+KINDS = {"VAEwolabel": ["float"], "Genwithlabel": ["float"], "JSA": ["bernoulli", "categorical"]}
 # Codes of floats get noise of this share of each entry's spread before they are decoded. A decoder
 # that was trained on draws of z does not notice; digits packed into the mantissa do not survive.
 BLUR = 0.05
 
 
+# What may be told to a student of an error on hidden images: its text could carry them away.
+KNOWN_ERRORS = """
+    AttributeError EOFError FileNotFoundError ImportError IndexError InferenceError KeyError
+    MemoryError ModuleNotFoundError NameError NotImplementedError RecursionError RuntimeError
+    SyntaxError TrainingError TypeError UnpicklingError ValueError ZeroDivisionError
+"""
+
+
 class QualityError(Exception):
-    """A task that earns no points; the message is the reason."""
+    """A task that earns no points; the message is the reason, `detail` is for staff alone."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason)
+        self.detail = detail
 
 
 def read_reply(reply: bytes) -> tuple[dict, bytes]:
@@ -45,7 +58,12 @@ def read_reply(reply: bytes) -> tuple[dict, bytes]:
     except (ValueError, RecursionError) as error:
         raise QualityError("the answer is not readable") from error
     if "error" in declaration:
-        raise QualityError(plain(str(declaration["error"]), 500))
+        kind = declaration.get("kind")
+        name = kind if kind in KNOWN_ERRORS.split() else "an error"
+        raise QualityError(
+            f"your code stopped with {name}; `python inference.py` on this checkpoint shows more",
+            plain(str(declaration["error"]), 500),
+        )
     return declaration, array
 
 
@@ -64,18 +82,18 @@ def read_array(data: bytes, dtype: str, shape: tuple[int, ...], what: str) -> np
     return array
 
 
-def read_codes(declaration: dict, data: bytes, count: int) -> tuple[np.ndarray, float]:
+def read_codes(declaration: dict, data: bytes, count: int, task: str) -> tuple[np.ndarray, float]:
     """The codes and the bits of one of them, if both are what the declaration says."""
     kind = declaration.get("kind")
     length, categories = declaration.get("latent_dim"), declaration.get("num_categories")
-    if not isinstance(kind, str) or kind not in CODE_DTYPES:
-        raise QualityError("the code's kind is not declared")
+    if kind not in KINDS[task]:
+        raise QualityError(f"the code must be declared as {' or '.join(KINDS[task])}")
     if type(length) is not int or type(categories) is not int:  # True is no number of entries
         raise QualityError("the code's size is not declared")
     if not 1 <= length <= MAX_LATENT_DIM:
-        raise QualityError(f"a code has 1 to {MAX_LATENT_DIM} entries, not {length}")
+        raise QualityError(f"a code has 1 to {MAX_LATENT_DIM} entries")
     if kind == "categorical" and not 2 <= categories <= MAX_CATEGORIES:
-        raise QualityError(f"an entry has 2 to {MAX_CATEGORIES} categories, not {categories}")
+        raise QualityError(f"an entry has 2 to {MAX_CATEGORIES} categories")
     codes = read_array(data, CODE_DTYPES[kind], (count, length), "the code")
     if kind != "float":
         values = 2 if kind == "bernoulli" else categories
@@ -117,16 +135,18 @@ def measure(
         return true_labels if task == "Genwithlabel" else np.zeros_like(true_labels)
 
     def run(worker: SandboxedWorker, step: str, task: str, **arrays) -> tuple[dict, bytes]:
-        request = pack([step, task, hidden.noise_seed % 2**31, arrays])
+        seed = int(np.random.default_rng([hidden.noise_seed, 1]).integers(2**31))
         try:
-            return read_reply(worker.call(request))
+            return read_reply(worker.call(pack([step, task, seed, arrays])))
         except WorkerError as error:
             raise QualityError(f"{step}: {error}") from error
+        except QualityError as error:
+            raise QualityError(f"{step}: {error}", error.detail) from error
 
     def encode(worker, task):
         sent = {"images": everything[order], "labels": seen(task, labels[order])}
         declaration, data = run(worker, "encode", task, **sent)
-        codes, bits = read_codes(declaration, data, len(order))
+        codes, bits = read_codes(declaration, data, len(order), task)
         # The decoder gets them in another order: the position of an image must say nothing.
         coded[task] = codes[np.argsort(order)], bits
 
@@ -151,7 +171,7 @@ def measure(
                 try:
                     step(worker, task)
                 except QualityError as error:
-                    results[task] = failure(task, str(error))
+                    results[task] = failure(task, str(error), error.detail)
         finally:
             worker.close()
         seconds[step.__name__] = time.monotonic() - started
@@ -162,8 +182,10 @@ def measure(
     return {task: results[task] for task in grade.TASKS}, seconds
 
 
-def failure(task: str, reason: str) -> dict:
-    return {"points": 0.0, "max_points": float(grade.QUALITY_POINTS[task]), "reason": reason}
+def failure(task: str, reason: str, detail: str = "") -> dict:
+    """The result of a task that earns nothing; `detail` becomes a flag, which only staff see."""
+    result = {"points": 0.0, "max_points": float(grade.QUALITY_POINTS[task]), "reason": reason}
+    return result | {"flags": [f"it says: {detail}"] if detail else []}
 
 
 def figures(task, hidden, codes, bits, decoded, samples, samples_of) -> dict:

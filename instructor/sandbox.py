@@ -10,6 +10,7 @@ Started as root, the process drops to a user id of its own, since limits do not 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import shutil
 import subprocess
@@ -24,9 +25,13 @@ from instructor import seccomp
 from tests.worker import ROOT, Worker, WorkerError
 
 WALL = 10  # times as much wall clock as CPU time is allowed: machines may be busy
-FIRST_UID = 2_000_000_000  # user ids above it belong to nobody; one for each grading process
+FIRST_UID = 2_000_000_000  # user ids above it belong to nobody; each sandbox gets its own
+MAX_FILES = 100_000  # temporary files; each takes a kilobyte that no limit counts
 SYSTEM = ("/bin", "/lib", "/lib32", "/lib64", "/sbin", "/usr")
 TORCH_READS = ("/etc/ld.so.cache", "/sys/devices/system/cpu")  # the latter for the vector units
+
+
+_sandboxes = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Limits:
         seconds: CPU time of one request; ten times as much by the wall clock.
         budget: CPU time of all requests.
         memory: bytes that all its processes may hold together.
-        processes: how many of these there may be, threads counted.
+        processes: how many of these there may be; in the sandbox only threads can be started.
         disk: bytes in /tmp, as much in /dev/shm, and the largest file.
     """
 
@@ -50,6 +55,13 @@ class Limits:
 
 class SandboxError(Exception):
     """The sandbox does not work here; the message says what is missing."""
+
+
+class SandboxProcess(subprocess.Popen):
+    """A process in the sandbox, or without it if `unsafe`, then perhaps of a user of its own."""
+
+    unsafe = False
+    uid: int | None = None
 
 
 class SandboxedWorker(Worker):
@@ -79,7 +91,7 @@ class SandboxedWorker(Worker):
         self.kit: Path | None = None  # copies, which the child's user may read
         self.cpu_before, self.looked = 0.0, 0.0
 
-    def start(self) -> subprocess.Popen:
+    def start(self) -> SandboxProcess:
         if self.kit is None:
             self.kit = Path(tempfile.mkdtemp(prefix="kit-", dir=self.scratch))
             copy_readable(ROOT, self.kit / "kit", self.kit_files)
@@ -106,10 +118,12 @@ class SandboxedWorker(Worker):
         held = usage(self.process.pid)[1]
         if held > self.limits.memory:
             raise WorkerError(f"used more than {self.limits.memory >> 20} MiB of memory")
+        if not self.unsafe and files_made(self.process.pid) > MAX_FILES:
+            raise WorkerError(f"made more than {MAX_FILES} temporary files")
         self.looked = time.monotonic()
 
     def kill(self) -> None:
-        kill_all(self.process, self.unsafe)
+        kill_all(self.process)
 
     def close(self) -> None:
         super().close()
@@ -134,7 +148,7 @@ def copy_readable(source: Path, target: Path, names) -> None:
 # Processes
 
 
-def launch(program: str, places: dict[str, Path], limits: Limits, unsafe: bool) -> subprocess.Popen:
+def launch(program: str, places: dict[str, Path], limits: Limits, unsafe: bool) -> SandboxProcess:
     """Start `program`.main(in, requests) with pipes as standard input and output."""
     inside = {name: str(path) if unsafe else f"/{name}" for name, path in places.items()}
     code = f"import sys; sys.path.insert(0, {inside['kit']!r}); import {program} as p; "
@@ -149,21 +163,24 @@ def spawn(
     limits: Limits,
     unsafe: bool = False,
     stderr: int = subprocess.DEVNULL,
-) -> subprocess.Popen:
+) -> SandboxProcess:
     """Start any command in the sandbox; `places` are the folders that it can read, as /NAME."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}
     command = [*prlimit(limits), *command]
-    if not unsafe or others_can_run_python():
-        command = [*drop_privileges(), *command]
+    uid = new_uid() if os.geteuid() == 0 and (not unsafe or others_can_run_python()) else None
+    if uid is not None:
+        command = [*drop_privileges(uid), *command]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr}
     if unsafe:
-        return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+        process = SandboxProcess(command, env=environment, start_new_session=True, **pipes)
+        process.unsafe, process.uid = True, uid
+        return process
     with tempfile.TemporaryFile() as system_calls:
         system_calls.write(seccomp.program())
         system_calls.seek(0)
         filter_fd = system_calls.fileno()
         outer = [*bubblewrap(places, environment, limits), "--seccomp", str(filter_fd), "--"]
-        return subprocess.Popen(outer + command, pass_fds=[filter_fd], **pipes)
+        return SandboxProcess(outer + command, pass_fds=[filter_fd], **pipes)
 
 
 def bubblewrap(places: dict[str, Path], environment: dict[str, str], limits: Limits) -> list[str]:
@@ -171,14 +188,8 @@ def bubblewrap(places: dict[str, Path], environment: dict[str, str], limits: Lim
     command = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net"]
     command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox"]
     if os.geteuid() == 0:  # needed to drop to another user
-        command += [
-            "--cap-add",
-            "CAP_SETUID",
-            "--cap-add",
-            "CAP_SETGID",
-            "--cap-add",
-            "CAP_SETPCAP",
-        ]
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            command += ["--cap-add", capability]
     else:
         command += ["--unshare-user"]
     command += ["--clearenv"]
@@ -204,12 +215,14 @@ def bubblewrap(places: dict[str, Path], environment: dict[str, str], limits: Lim
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
 
 
-def drop_privileges() -> list[str]:
-    """As root: go on as a user of nobody's; a limit on processes does not bind root."""
-    if os.geteuid() != 0:
-        return []
-    uid = str(FIRST_UID + os.getpid())
-    command = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
+def new_uid() -> int:
+    """A user id for one sandbox: limits and the kernel's keys of a user are its own."""
+    return FIRST_UID + os.getpid() % 2**20 * 1024 + next(_sandboxes) % 1024
+
+
+def drop_privileges(uid: int) -> list[str]:
+    """Go on as a user of nobody's; a limit on processes does not bind root."""
+    command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
     return [*command, "--bounding-set=-all", "--inh-caps=-all"]
 
 
@@ -217,7 +230,7 @@ def drop_privileges() -> list[str]:
 def others_can_run_python() -> bool:
     """Without bubblewrap the dropped user needs a way to this Python by its real path."""
     python = ["prlimit", "--core=0", sys.executable, "-I", "-c", "import torch"]
-    command = [*drop_privileges(), *python]
+    command = [*drop_privileges(new_uid()), *python]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -264,7 +277,17 @@ def usage(pid: int) -> tuple[float, int]:
     return cpu, memory
 
 
-def kill_all(process: subprocess.Popen, unsafe: bool) -> None:
+def files_made(pid: int) -> int:
+    """Files in the temporary folders of a sandbox, or 0 where it cannot be looked into."""
+    try:
+        inner = psutil.Process(pid).children(recursive=True)[-1].pid
+        folders = [os.statvfs(f"/proc/{inner}/root/{name}") for name in ("tmp", "dev/shm")]
+    except (psutil.NoSuchProcess, IndexError, OSError):
+        return 0
+    return sum(folder.f_files - folder.f_ffree for folder in folders)
+
+
+def kill_all(process: SandboxProcess) -> None:
     """Kill a spawned process and all that it started, and see them gone.
 
     In the sandbox its first process is the head of a PID namespace: the kernel ends everything in
@@ -278,15 +301,16 @@ def kill_all(process: subprocess.Popen, unsafe: bool) -> None:
     for child in tree:  # first among them the head of the namespace, for which bwrap waits
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
-    if unsafe or not tree:
+    if process.unsafe or not tree:
         process.kill()
     try:
         process.wait(30)
     except subprocess.TimeoutExpired:
         process.kill()
-    if unsafe and os.geteuid() == 0:
-        uid = FIRST_UID + os.getpid()
-        while left := [p for p in psutil.process_iter(["uids"]) if uid in (p.info["uids"] or ())]:
+    if process.uid is not None:
+        while left := [
+            p for p in psutil.process_iter(["uids"]) if process.uid in (p.info["uids"] or ())
+        ]:
             for survivor in left:
                 survivor.kill()
             psutil.wait_procs(left, timeout=5)

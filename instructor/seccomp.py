@@ -1,7 +1,8 @@
 """A system call filter (seccomp BPF, see seccomp(2) and filter.h of the Linux headers).
 
-The sandbox refuses the calls by which a process could hold memory that no limit counts, change its
-mounts, or look into others. Everything else that a process without privileges may do stays allowed.
+The sandbox refuses the calls by which a process could hold memory or use time that no limit counts,
+leave something behind for a later process, change its mounts, or look into others. Threads can be
+started, processes cannot. Everything else that a process without privileges may do stays allowed.
 """
 
 import platform
@@ -9,29 +10,54 @@ import struct
 
 # Each name: its number on x86_64 and on aarch64 (the kernel's tables unistd_64.h and unistd.h).
 REFUSED = {
-    "memfd_create": (319, 279),  # files in memory without a name: neither RLIMIT_AS nor tmpfs
+    # A child that nobody waits for takes the account of its CPU time along.
+    "fork": (57, None),
+    "vfork": (58, None),
+    # Memory in no process: neither RLIMIT_AS nor the size of a tmpfs counts it.
+    "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
-    "shmget": (29, 194),  # System V memory, message queues, semaphores: the same
+    "shmget": (29, 194),
     "msgget": (68, 186),
     "semget": (64, 190),
-    "add_key": (248, 217),  # the kernel's key rings, which all processes of a user share
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    # What a later sandbox could see: the key rings of a user, what is in the page cache.
+    "add_key": (248, 217),
+    "request_key": (249, 218),
     "keyctl": (250, 219),
-    "mount": (165, 40),  # in a namespace of its own a process might mount a tmpfs of any size
-    "fsopen": (430, 430),
+    "fadvise64": (221, 223),
+    "preadv2": (327, 286),
+    "mincore": (27, 232),
+    "cachestat": (451, 451),
+    # In a namespace of its own a process might mount a tmpfs of any size.
     "unshare": (272, 97),
     "setns": (308, 268),
+    "mount": (165, 40),
+    "fsopen": (430, 430),
+    "open_tree": (428, 428),
+    # Looking into others, and calls with a history of holes in the kernel.
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
-    "io_uring_setup": (425, 425),  # does files and sockets past a filter of system calls
+    "pidfd_getfd": (438, 438),
+    "io_uring_setup": (425, 425),
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
     "perf_event_open": (298, 241),
 }
+CLONE, CLONE3, MMAP = (56, 220), (435, 435), (9, 222)
+CLONE_THREAD, MAP_SHARED = 0x10000, 0x01  # linux/sched.h, linux/mman.h
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
-LOAD, JUMP_EQUAL, JUMP_GREATER_EQUAL, RETURN = 0x20, 0x15, 0x35, 0x06  # linux/bpf_common.h
-ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050001, 0x80000000  # REFUSE: the call fails with EPERM
 X32_CALLS = 0x40000000  # x86_64's second table of the same calls, by other numbers
+
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_IF_SET, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in seccomp_data; arguments have 8 bytes
+VERDICTS = {
+    "allow": 0x7FFF0000,
+    "refuse": 0x00050001,  # the call fails with EPERM
+    "unknown": 0x00050026,  # with ENOSYS: the C library then takes clone for clone3
+    "kill": 0x80000000,
+}
 
 
 def program(machine: str | None = None) -> bytes:
@@ -41,19 +67,46 @@ def program(machine: str | None = None) -> bytes:
         KeyError: for a processor other than x86_64 and aarch64.
     """
     machine = machine or platform.machine()
-    column = list(AUDIT_ARCH).index(machine) if machine in AUDIT_ARCH else None
-    if column is None:
-        raise KeyError(machine)
-    numbers = [pair[column] for pair in REFUSED.values()]
-    end = len(numbers) + 1  # distance from the first comparison to ALLOW, and then to REFUSE
+    architecture = AUDIT_ARCH[machine]
+    column = list(AUDIT_ARCH).index(machine)
+    # (operation, operand, where to go on if it holds, and if not); "" is the next line
     lines = [
-        (LOAD, 0, 0, 4),  # seccomp_data.arch
-        (JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]),
-        (RETURN, 0, 0, KILL),
-        (LOAD, 0, 0, 0),  # seccomp_data.nr
-        (JUMP_GREATER_EQUAL, end, 0, X32_CALLS),
-        *[(JUMP_EQUAL, end - 1 - i, 0, number) for i, number in enumerate(numbers)],
-        (RETURN, 0, 0, ALLOW),
-        (RETURN, 0, 0, REFUSE),
+        (LOAD, ARCHITECTURE, "", ""),
+        (JUMP_EQUAL, architecture, "", "kill"),
+        (LOAD, NUMBER, "", ""),
+        (JUMP_AT_LEAST, X32_CALLS, "refuse", ""),
     ]
-    return b"".join(struct.pack("HBBI", *line) for line in lines)
+    for numbers in REFUSED.values():
+        if numbers[column] is not None:
+            lines.append((JUMP_EQUAL, numbers[column], "refuse", ""))
+    lines += [
+        (JUMP_EQUAL, CLONE3[column], "unknown", ""),  # its flags are in memory, out of sight
+        (JUMP_EQUAL, CLONE[column], "", "not clone"),
+        (LOAD, ARGUMENTS, "", ""),  # flags
+        (JUMP_IF_SET, CLONE_THREAD, "allow", "refuse"),
+        "not clone",
+        (JUMP_EQUAL, MMAP[column], "", "allow"),
+        (LOAD, ARGUMENTS + 3 * 8, "", ""),  # flags
+        (JUMP_IF_SET, MAP_SHARED, "refuse", "allow"),
+    ]
+    for name, verdict in VERDICTS.items():
+        lines += [name, (RETURN, verdict, "", "")]
+    return assemble(lines)
+
+
+def assemble(lines: list) -> bytes:
+    """Replace labels, which stand in lines of their own, by distances."""
+    places, code = {}, []
+    for line in lines:
+        if isinstance(line, str):
+            places[line] = len(code)
+        else:
+            code.append(line)
+
+    def distance(at: int, label: str) -> int:
+        return places[label] - at - 1 if label else 0
+
+    return b"".join(
+        struct.pack("HBBI", operation, distance(at, yes), distance(at, no), operand)
+        for at, (operation, operand, yes, no) in enumerate(code)
+    )

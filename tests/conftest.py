@@ -20,6 +20,8 @@ from tests.worker import ROOT, Worker
 
 EXPECTED = Path(__file__).with_name("expected") / "expected.npz"
 SANDBOX = ROOT / "instructor" / "pytest_sandbox.py"  # staff only; sets config.worker_class
+GRADER_FAILED = 3  # exit status, pytest's own for an internal error
+MAX_MESSAGE = 4000  # characters
 PARTS = {"2": "VAE", "3": "GenModel", "4": "JSA"}
 
 
@@ -68,8 +70,20 @@ def attempt(request):
         worker_class = getattr(request.config, "worker_class", Worker)
         seconds = request.config.getoption("--worker-seconds")
         worker = worker_class(Path(alone), seconds, 10 * seconds)
-        yield worker.attempt
+        yield guarded(worker.attempt)
         worker.close()
+
+
+def guarded(attempt):
+    """`attempt`, of which an error of the grader's own ends the run: it is no student's mistake."""
+
+    def run(name, inputs):
+        try:
+            return attempt(name, inputs)
+        except Exception as error:
+            pytest.exit(f"the autograder itself failed: {error!r}", returncode=GRADER_FAILED)
+
+    return run
 
 
 @pytest.fixture
@@ -89,8 +103,8 @@ def probe(attempt, request):
 @pytest.fixture(scope="session")
 def reference_attempt(request):
     """With --seed: probes on this repository's own submission, in another process."""
-    worker = Worker(ROOT)
-    yield worker.attempt
+    worker = Worker(ROOT, time_limit=600)  # by the clock: the machine may be very busy
+    yield guarded(worker.attempt)
     worker.close()
 
 
@@ -124,7 +138,7 @@ def reference(request, recorded):
             return {k.removeprefix(key): v for k, v in recorded.items() if k.startswith(key)}
         outputs, failure = request.getfixturevalue("reference_attempt")(name, inputs)
         if outputs is None:
-            raise RuntimeError(f"the reference itself failed: {failure}")
+            pytest.exit(f"the reference itself failed: {failure}", returncode=GRADER_FAILED)
         if option("--record"):
             small = {k: v.astype(np.float32) for k, v in outputs.items()}
             recorded.update({key + k: v for k, v in small.items()})
@@ -153,7 +167,7 @@ def explain(failure: str, part: str) -> str:
 
 def fail(message: str) -> None:
     """End the test with a message and no traceback of the test's own code."""
-    pytest.fail(message, pytrace=False)
+    pytest.fail(message[:MAX_MESSAGE], pytrace=False)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -232,4 +246,4 @@ def message_of(report) -> str:
         return str(report.longrepr).strip()
     if crash.message.startswith("Failed: "):  # of `fail`, or of the time limit
         return crash.message.removeprefix("Failed: ").strip()
-    return f"the answer has an unexpected form: {crash.message.splitlines()[0]}"
+    return f"the answer has an unexpected form: {crash.message.splitlines()[0][:MAX_MESSAGE]}"

@@ -5,7 +5,7 @@ import pytest
 
 from data_utils import ensure_prepared, load_split
 from tests.conftest import EXPECTED, explain, fail
-from tests.tools import check, check_shape
+from tests.tools import as_rows, check, check_finite, check_shape
 
 STEPS = 250
 
@@ -18,15 +18,16 @@ def test_forward_shapes_and_range(probe, rng, latent_dim):
     out = probe("forward", task="Genwithlabel", **inputs)
     check_shape(out["mu"], (10, latent_dim), "3", "mu")
     check_shape(out["log_var"], (10, latent_dim), "3", "log_var")
-    recon = out["recon_x"]
-    message = f"recon_x has shape {list(recon.shape)}, expected one number for each pixel of x"
-    check(recon.size == x.size and len(recon) == 10, "3", message)
+    for name in ("mu", "log_var"):
+        check_finite(out[name], "3", name)
+    recon = as_rows(out["recon_x"], 10, "3", "recon_x")
     check((recon >= 0).all() and (recon <= 1).all(), "3", "pixels must lie in [0, 1]")
     check(not out["reseeds"], "3", "forward sets the global random seed, at every call")
     same = np.array_equal(out["mu"], out["mu_again"])
     check(same, "3", "mu of one x must not be random in eval mode")
     one = inputs | {"x": x[3:4], "labels": np.arange(3, 4)}
     alone = probe("forward", task="Genwithlabel", **one)["mu"]
+    check_shape(alone, (1, latent_dim), "3", "mu of one x")
     message = "mu of an example depends on the other examples in the batch, in eval mode"
     check(np.allclose(alone, out["mu"][3:4], atol=1e-4), "3", message)
 
@@ -38,12 +39,10 @@ def test_decode_uses_the_label(probe, rng):
     inputs = {"z": z.astype(np.float32), "labels": np.arange(20) % 10, "seed": 2}
     out = probe("decode", task="Genwithlabel", latent_dim=20, **inputs)
     check(np.array_equal(out["images"], out["again"]), "3", "decode must not be random")
-    images = out["images"]
-    check(images.size == 20 * 784, "3", f"decode gave {list(images.shape)} for 20 codes")
-    pictures = images.reshape(20, 784)[:10]
+    pictures = as_rows(out["images"], 20, "3", "decode's result for 20 codes")[:10]
     message = "the image of a z depends on the other z in the batch, in eval mode"
-    alone = np.allclose(out["alone"].ravel(), pictures[0], atol=1e-4)
-    check(alone, "3", message)
+    one = as_rows(out["alone"], 1, "3", "decode's result for one code")
+    check(np.allclose(one, pictures[:1], atol=1e-4), "3", message)
     distances = np.abs(pictures[:, None] - pictures[None]).max(-1)[~np.eye(10, dtype=bool)]
     message = "one z with ten labels must give ten pictures; is the label ignored?"
     check(distances.min() > 1e-7, "3", message)
@@ -83,7 +82,7 @@ def test_trained_model_draws_the_digit_asked_for(trained):
     if out is None:
         fail(explain(failure, "3"))
     asked = np.repeat(np.arange(10), 50)
-    samples, others = (out[k].reshape(500, 784) for k in ("samples", "others"))
+    samples, others = (as_rows(out[k], 500, "3", "500 samples") for k in ("samples", "others"))
     finite = np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1
     check(finite, "3", "samples must be finite and lie in [0, 1]")
     moved = np.abs(samples - others).max(axis=1).min()
@@ -104,9 +103,9 @@ def test_mu_is_the_code(trained):
     x, out, failure = trained
     if out is None:
         fail(explain(failure, "3"))
-    drawn, code = (
-        ((out[name].reshape(200, 784) - x.reshape(200, 784)) ** 2).mean()
-        for name in ("recon_x", "from_mu")
-    )
+    recon_x, from_mu = (as_rows(out[k], 200, "3", k) for k in ("recon_x", "from_mu"))
+    inside = all((r >= 0).all() and (r <= 1).all() for r in (recon_x, from_mu))
+    check(inside, "3", "pixels must lie in [0, 1]")
+    drawn, code = (((r - x.reshape(200, 784)) ** 2).mean() for r in (recon_x, from_mu))
     message = f"decode(mu) misses x by {code:.3f}, forward's recon_x by {drawn:.3f} (squared error)"
     check(code <= 1.1 * drawn, "3", f"{message}; does forward return mu second, log_var third?")

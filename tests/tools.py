@@ -23,6 +23,17 @@ def check_shape(array, shape, todo: str, what: str) -> None:
     )
 
 
+def check_finite(array, todo: str, what: str) -> None:
+    check(np.isfinite(array).all(), todo, f"{what} is not finite")
+
+
+def as_rows(images, count: int, todo: str, what: str) -> np.ndarray:
+    """Images of any of the allowed shapes as [count, 784]; their number must be right."""
+    fits = images.ndim > 0 and len(images) == count and images.size == count * 784
+    check(fits, todo, f"{what} has shape {list(images.shape)}, expected {count} x 784 pixels")
+    return images.reshape(count, 784)
+
+
 def check_close(found, expected, todo: str, what: str, mistakes=None, rtol=1e-4, atol=1e-4):
     """Compare with the expected values; name the mistake that would explain the difference.
 
@@ -127,7 +138,8 @@ def check_frequencies(numbers, probabilities, todo: str, what: str) -> None:
     signs of logits (1e-11), equal uniform numbers (1e-12). Together: below 1e-6. The success of
     training (parts 2 and 3) has no such bound; it asks for far less than a working network reaches.
     """
-    check((numbers >= 0).all(), todo, f"{what} gave values that are no state (bits are 0 or 1)")
+    valid = (numbers >= 0) & (numbers < len(probabilities))
+    check(valid.all(), todo, f"{what} gave values that are no state (bits are 0 or 1)")
     counts, n = np.bincount(numbers, minlength=len(probabilities)), len(numbers)
     bound = 6 * np.sqrt(n * probabilities * (1 - probabilities)) + 6
     excess = np.abs(counts - n * probabilities) - bound

@@ -68,9 +68,11 @@ def _unpack(body: bytes):
         ((kind, content),) = item.items()
         if kind == "array":
             dtype, shape = content
-            if dtype not in DTYPES or not all(isinstance(n, int) and n >= 0 for n in shape):
-                raise ValueError(f"an array of {dtype} {shape}")
-            count = int(np.prod(shape, dtype=object))
+            if dtype not in DTYPES or len(shape) > 8:
+                raise ValueError("an array of another type, or of too many dimensions")
+            if not all(type(n) is int and 0 <= n <= MAX_REPLY for n in shape):
+                raise ValueError("an array of an impossible size")
+            count = math.prod(shape)
             if position + count * np.dtype(dtype).itemsize > len(body):
                 raise ValueError("a truncated array")
             array = np.frombuffer(body, dtype, count, position).reshape(shape)
@@ -113,7 +115,7 @@ class Worker:
         try:
             return check_answer(unpack(self.call(pack([name, inputs]))))
         except WorkerError as error:
-            return None, str(error)
+            return None, clean(str(error))
 
     def call(self, request: bytes) -> bytes:
         """Send one request and wait for the reply.
@@ -135,8 +137,9 @@ class Worker:
             self.process = self.start()
         self.started = time.monotonic()
         try:
-            self.process.stdin.write(f"{self.number}\n".encode())
-            self.process.stdin.flush()
+            # A child that never reads could fill the pipe: then this fails instead of waiting.
+            os.set_blocking(self.process.stdin.fileno(), False)
+            os.write(self.process.stdin.fileno(), f"{self.number}\n".encode())
             size = int.from_bytes(self._read(8), "little")
             if size > MAX_REPLY:
                 raise WorkerError(f"the answer is not readable ({size} bytes)")
@@ -174,21 +177,20 @@ class Worker:
             raise WorkerError(f"took longer than {self.time_limit:.0f} s; an endless loop?")
 
     def _read(self, count: int) -> bytes:
-        chunks, stream = [], self.process.stdout
-        with selectors.DefaultSelector() as selector:
+        found, place, stream = bytearray(count), 0, self.process.stdout.fileno()
+        with selectors.DefaultSelector() as selector, memoryview(found) as view:
             selector.register(stream, selectors.EVENT_READ)
-            while count > 0:
+            while place < count:
                 # Also when bytes keep trickling in, the clock is looked at.
                 ready = selector.select(0.1)
                 self.watch()
                 if not ready:
                     continue
-                chunk = os.read(stream.fileno(), min(count, 1 << 20))
-                if not chunk:
+                got = os.readv(stream, [view[place : place + (1 << 20)]])
+                if got == 0:
                     raise EOFError
-                chunks.append(chunk)
-                count -= len(chunk)
-        return b"".join(chunks)
+                place += got
+        return bytes(found)
 
     def kill(self) -> None:
         """Kill the child and whatever it started."""
@@ -211,12 +213,17 @@ class Worker:
             self.requests = None
 
 
+def clean(text: str) -> str:
+    """Text of a student's making, cut and without control and direction codes."""
+    cut = text[:2000]
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in cut)
+
+
 def check_answer(answer) -> tuple[dict[str, np.ndarray] | None, str]:
     """The child's answer to a probe, if it has the form that `probes.attempt` gives it."""
     match answer:
         case [None, str(failure)] if failure:
-            shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in failure)
-            return None, shown[:2000]
+            return None, clean(failure)
         case [dict(outputs), ""] if all(isinstance(v, np.ndarray) for v in outputs.values()):
             return outputs, ""
     raise WorkerError("the answer is not readable (neither arrays nor a reason)")

@@ -12,7 +12,7 @@ from instructor.stubs import strip_solutions
 from tests.worker import ROOT
 
 HERE = Path(__file__).parent
-FIELD = re.compile(r"^(base|code|quality|reason|flag|seconds): (.+)$", re.MULTILINE)
+FIELD = re.compile(r"^(base|code|quality|reason|absent|flag|seconds): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Attack:
         code, quality: points it must get: a number, "usual" (those of the honest upload), "below
             usual", or "" for any.
         reasons: each must stand in a reason or in the message of a failed check.
+        absent: must not stand there.
         flag: must stand among the flags that staff see.
         seconds: CPU time for one request, where it is shorter than the bank's.
     """
@@ -36,6 +37,7 @@ class Attack:
     code: str
     quality: str
     reasons: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
     flag: str = ""
     seconds: float = 0.0
 
@@ -58,6 +60,7 @@ def attack(name: str, doc: str, build) -> Attack:
         one.get("code", ""),
         one.get("quality", ""),
         tuple(text for key, text in fields if key == "reason"),
+        tuple(text for key, text in fields if key == "absent"),
         one.get("flag", ""),
         float(one.get("seconds", 0)),
     )
@@ -101,6 +104,7 @@ def problems(attack: Attack, row: dict, usual: dict) -> list[str]:
     found += [
         f"no reason says {want!r}: {text[:800]}" for want in attack.reasons if want not in text
     ]
+    found += [f"a reason says {word!r}" for word in attack.absent if word in text]
     flags = [flag for result in row["quality"].values() for flag in result.get("flags", [])]
     if attack.flag not in "\n".join(flags):
         found.append(f"no flag says {attack.flag!r}: {flags}")

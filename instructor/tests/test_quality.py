@@ -61,10 +61,23 @@ def test_any_other_array_is_refused(data):
     [
         (declared(kind="pickle"), np.zeros((4, 3), np.float32)),
         (declared(kind=["float"]), np.zeros((4, 3), np.float32)),
+        (declared(kind=None), np.zeros((4, 3), np.float32)),
+        (declared(kind="bernoulli"), np.zeros((4, 3), np.uint8)),
         (declared(latent_dim=0), np.zeros((4, 0), np.float32)),
         (declared(latent_dim=785), np.zeros((4, 785), np.float32)),
         (declared(latent_dim=True), np.zeros((4, 1), np.float32)),
         (declared(latent_dim=3.0), np.zeros((4, 3), np.float32)),
+    ],
+)
+def test_odd_codes_are_refused(declaration, codes):
+    with pytest.raises(QualityError):
+        read_codes(declaration, npy(codes), 4, "VAEwolabel")
+
+
+@pytest.mark.parametrize(
+    ("declaration", "codes"),
+    [
+        (declared(), np.zeros((4, 3), np.float32)),
         (declared(kind="bernoulli"), np.full((4, 3), 2, np.uint8)),
         (declared(kind="categorical", num_categories=1), np.zeros((4, 3), np.int16)),
         (declared(kind="categorical", num_categories=257), np.zeros((4, 3), np.int16)),
@@ -72,17 +85,17 @@ def test_any_other_array_is_refused(data):
         (declared(kind="categorical", num_categories=5), np.full((4, 3), -1, np.int16)),
     ],
 )
-def test_odd_codes_are_refused(declaration, codes):
+def test_odd_discrete_codes_are_refused(declaration, codes):
     with pytest.raises(QualityError):
-        read_codes(declaration, npy(codes), 4)
+        read_codes(declaration, npy(codes), 4, "JSA")
 
 
 def test_bits_are_counted_by_the_parent():
-    bits = read_codes(declared(kind="bernoulli"), npy(np.ones((4, 3), np.uint8)), 4)[1]
+    bits = read_codes(declared(kind="bernoulli"), npy(np.ones((4, 3), np.uint8)), 4, "JSA")[1]
     categories = declared(kind="categorical", num_categories=8)
     assert bits == 3
-    assert read_codes(categories, npy(np.zeros((4, 3), np.int16)), 4)[1] == 9
-    assert read_codes(declared(), npy(np.zeros((4, 3), np.float32)), 4)[1] == 96
+    assert read_codes(categories, npy(np.zeros((4, 3), np.int16)), 4, "JSA")[1] == 9
+    assert read_codes(declared(), npy(np.zeros((4, 3), np.float32)), 4, "Genwithlabel")[1] == 96
 
 
 @pytest.mark.parametrize(
@@ -102,6 +115,16 @@ def test_odd_replies_are_refused(reply):
     with pytest.raises(QualityError) as caught:
         read_reply(reply)
     assert str(caught.value).isprintable()
+
+
+def test_of_an_error_only_its_kind_is_told():
+    secret = json.dumps({"error": "pixel 12 is 200", "kind": "ValueError"}).encode() + b"\n"
+    with pytest.raises(QualityError, match="ValueError") as caught:
+        read_reply(secret)
+    assert "200" not in str(caught.value) and caught.value.detail == "pixel 12 is 200"
+    with pytest.raises(QualityError) as caught:
+        read_reply(b'{"error": "", "kind": "Pixel12Is200"}\n')
+    assert "200" not in str(caught.value)
 
 
 def test_blur_is_small_and_ruins_packed_digits():

@@ -1,0 +1,24 @@
+"""Right functions, but every array that leaves the process is a long row or column.
+
+base: reference
+code: 0
+quality: usual
+"""
+
+import sys
+
+import torch
+
+_probes = sys.modules.get("tests.probes")
+
+
+def _ruined(probe):
+    def run(*args, **kwargs):
+        outputs = probe(*args, **kwargs)
+        return {k: torch.zeros((18_000, 1) if k < "n" else (1, 18_000)) for k, v in outputs.items()}
+
+    return run
+
+
+if _probes:
+    _probes.PROBES = {name: _ruined(probe) for name, probe in _probes.PROBES.items()}
