@@ -52,7 +52,9 @@ class Bank:
         """Grade an attack, then the honest upload; what went wrong, points, seconds."""
         started, before = time.monotonic(), snapshot(self.honest)
         seconds = attack.seconds or LIMITS.seconds
-        limits = dataclasses.replace(LIMITS, seconds=seconds, budget=attack.seconds or 60)
+        limits = dataclasses.replace(
+            LIMITS, seconds=seconds, budget=attack.seconds or LIMITS.budget
+        )
         with tempfile.TemporaryDirectory(prefix="attack-") as folder:
             path = attack.build(Path(folder), self.honest)
             (upload,) = (u for u in list_uploads(Path(folder)) if u.path == path)

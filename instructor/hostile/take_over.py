@@ -15,7 +15,10 @@ def _take_over():
 
     def reply(declaration, array=None):
         asked = sys._getframe(2).f_locals
-        answer = _step(asked["folder"], *child.unpack(asked["request"]))
+        try:
+            answer = _step(asked["folder"], *child.unpack(asked["request"]))
+        except Exception as error:
+            answer = {"error": str(error), "kind": type(error).__name__}, None
         return answer if isinstance(answer, bytes) else honest(*answer)
 
     child.hostile_reply = reply

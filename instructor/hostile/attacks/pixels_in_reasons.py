@@ -12,7 +12,7 @@ absent: 123456789
 
 
 def _step(folder, name, task, seed, arrays):
-    text = f"hostile-pixels {list(arrays['images'][0].ravel())}"
+    text = f"hostile-pixels {arrays['images'][0].tobytes().hex()[:1000]}"
     if task == "VAEwolabel":
         raise ValueError(text)
     if task == "Genwithlabel":

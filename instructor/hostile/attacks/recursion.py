@@ -3,6 +3,7 @@
 base: stub
 code: 0
 quality: 0
+seconds: 4
 """
 
 import sys
