@@ -127,7 +127,7 @@ def run_autograder(folder: Path, scratch: Path, hidden: Hidden, options: Options
     """Run tests/ on `folder`/submission.py with inputs that depend on the hidden split's seed."""
     results = scratch / "results.json"
     command = [sys.executable, "-B", "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider"]
-    command += ["--isolated", f"--submission={folder}", f"--seed={hidden.noise_seed % 2**31}"]
+    command += ["--isolated", f"--submission={folder}", f"--seed={hidden.seed('autograder')}"]
     command += [f"--results={results}", *(["--unsafe"] if options.unsafe else []), *options.tests]
     command += [f"--worker-seconds={options.limits.seconds}"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}

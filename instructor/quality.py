@@ -129,15 +129,14 @@ def measure(
     labels = np.tile(hidden.labels, 2).astype(np.int64)
     samples_of = np.repeat(np.arange(10), grade.SAMPLES_PER_CLASS)
     seconds, coded, images = {}, {}, {}
-    order = np.random.default_rng(hidden.noise_seed).permutation(len(labels))
+    order = hidden.rng("order").permutation(len(labels))
 
     def seen(task: str, true_labels: np.ndarray) -> np.ndarray:
         return true_labels if task == "Genwithlabel" else np.zeros_like(true_labels)
 
     def run(worker: SandboxedWorker, step: str, task: str, **arrays) -> tuple[dict, bytes]:
-        seed = int(np.random.default_rng([hidden.noise_seed, 1]).integers(2**31))
         try:
-            return read_reply(worker.call(pack([step, task, seed, arrays])))
+            return read_reply(worker.call(pack([step, task, hidden.seed(step), arrays])))
         except WorkerError as error:
             raise QualityError(f"{step}: {error}") from error
         except QualityError as error:
@@ -151,7 +150,7 @@ def measure(
         coded[task] = codes[np.argsort(order)], bits
 
     def decode(worker, task):
-        rng = np.random.default_rng([hidden.noise_seed, grade.TASKS.index(task)])
+        rng = hidden.rng(f"noise and order of {task}")
         shuffle = rng.permutation(len(labels))
         codes = blur(coded[task][0], rng)[shuffle]
         _, data = run(worker, "decode", task, codes=codes, labels=seen(task, labels[shuffle]))

@@ -312,8 +312,9 @@ def kill_all(process: SandboxProcess) -> None:
             p for p in psutil.process_iter(["uids"]) if process.uid in (p.info["uids"] or ())
         ]:
             for survivor in left:
-                survivor.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    survivor.kill()
             psutil.wait_procs(left, timeout=5)
-    _, alive = psutil.wait_procs(tree, timeout=30)
-    if alive:
-        raise SandboxError(f"{len(alive)} processes of a submission cannot be killed")
+    _, left = psutil.wait_procs(tree, timeout=30)
+    if alive := [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        raise RuntimeError(f"{len(alive)} processes of a submission cannot be killed")
