@@ -265,6 +265,23 @@ class Task:
         """Draw one image a label, [N, 1, 28, 28]; unconditional models ignore the labels."""
         raise NotImplementedError
 
+    def log_weights(self, x, labels, num_samples) -> torch.Tensor:
+        """log p(x, h) - log q(h|x) for `num_samples` draws h of q(h|x), in nats: [S, B]."""
+        raise NotImplementedError
+
+    def log_marginal(self, x, labels, num_samples) -> torch.Tensor:
+        """log p(x) by importance sampling from q(h|x), in nats: [B].
+
+        log (1/S) sum_s p(x, h_s) / q(h_s|x). Its expectation is at most log p(x) and grows with
+        S (Burda et al., ICLR 2016, theorem 1). The draws come in chunks, which limits the memory.
+        """
+        total = torch.full((len(x),), -torch.inf, device=x.device)
+        chunk = max(1, 10_000 // len(x))
+        for start in range(0, num_samples, chunk):
+            log_w = self.log_weights(x, labels, min(chunk, num_samples - start))
+            total = torch.logaddexp(total, torch.logsumexp(log_w, dim=0))
+        return total - math.log(num_samples)
+
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Set what follows a schedule; epochs count from 1."""
 
@@ -330,6 +347,22 @@ class VAETask(Task):
     def decode(self, code, labels):
         return as_images(self.model.decode(code, self._labels(labels)), "decode")
 
+    def log_weights(self, x, labels, num_samples):
+        labels = self._labels(labels)
+        _, mu, log_var = self.model(x, labels)
+        q = torch.distributions.Normal(mu, torch.exp(0.5 * log_var))
+        prior = torch.distributions.Normal(0.0, 1.0)
+        z = q.sample((num_samples,))  # (S, B, K)
+        images = self.model.decode(z.flatten(0, 1), labels.repeat(num_samples))
+        mean = as_images(images, "decode").reshape(num_samples, *x.shape)
+        if self.likelihood == "bernoulli":
+            target = x.expand_as(mean)
+            log_p_x = -F.binary_cross_entropy(mean, target, reduction="none").flatten(2).sum(dim=2)
+        else:
+            likelihood = torch.distributions.Normal(mean, self.var**0.5)
+            log_p_x = likelihood.log_prob(x).flatten(2).sum(dim=2)
+        return log_p_x + (prior.log_prob(z) - q.log_prob(z)).sum(dim=2)
+
     def generate(self, labels):
         z = torch.randn(len(labels), self.latent_dim, device=labels.device)
         if hasattr(self.model, "generate"):
@@ -344,6 +377,7 @@ class JSATask(Task):
         joint, proposal: the student's models.
         sampler: the student's MISampler over these two.
         jsa_loss: the student's loss, (joint, proposal, x, h) -> (-log p, -log q) batch means.
+        log_importance_weight: the student's, (joint, proposal, x, h) -> log p(x, h) - log q(h|x).
         num_mis_steps: T, proposals an example and batch.
         cache_start_epoch: first epoch (counted from 1) that reads and writes the cache.
         chain_states: "last" trains on the chain's last state; "all" on the average over its T
@@ -362,6 +396,7 @@ class JSATask(Task):
         proposal,
         sampler,
         jsa_loss,
+        log_importance_weight,
         *,
         num_mis_steps=10,
         cache_start_epoch=1,
@@ -375,7 +410,7 @@ class JSATask(Task):
     ):
         super().__init__(nn.ModuleDict({"joint": joint, "proposal": proposal}))
         self.joint, self.proposal, self.sampler = joint, proposal, sampler
-        self.jsa_loss = jsa_loss
+        self.jsa_loss, self.log_importance_weight = jsa_loss, log_importance_weight
         self.num_mis_steps = num_mis_steps
         self.cache_start_epoch = cache_start_epoch
         self.chain_states = chain_states
@@ -430,6 +465,10 @@ class JSATask(Task):
         log_p = self.joint.log_joint_prob(x, h)
         log_q = self.proposal.log_conditional_prob(h, x)
         return -(weight * log_p).sum(), -(weight * log_q).sum()
+
+    def log_weights(self, x, labels, num_samples):
+        h = self.proposal.sample_latent(x, num_samples)  # (S, B, K)
+        return self.log_importance_weight(self.joint, self.proposal, x, h)
 
     def diagnostics(self, x):
         """A one-draw estimate of the entropy of q(h|x), in nats."""
@@ -603,7 +642,8 @@ def make_task(submission, settings: dict, num_examples: int = 0, device="cpu") -
         names += ("lr_joint", "lr_proposal", "code", "code_draws")
         arguments = {name: settings[name] for name in names}
         kind = ToyTask if toy else JSATask
-        return kind(joint, proposal, sampler, submission.jsa_loss, **arguments)
+        functions = submission.jsa_loss, submission.log_importance_weight
+        return kind(joint, proposal, sampler, *functions, **arguments)
     use_labels = settings["task"] == "Genwithlabel"
     network = submission.GenModel if use_labels else submission.VAE
     arguments = {"latent_dim": settings["latent_dim"]}

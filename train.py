@@ -45,8 +45,14 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="cpu, cuda, or auto: cuda if there is one (default: auto)")
     run.add_argument(
         "--val_metric",
-        choices=["mse", "loss"],
-        help="best.pth has the smallest: reconstruction error or loss on valid (default: mse)",
+        choices=["mse", "loss", "nll"],
+        help="best.pth has the smallest: reconstruction error, loss, or -log p(x) by importance "
+        "sampling, on valid (default: mse)",
+    )
+    run.add_argument(
+        "--nll_samples",
+        type=positive(int),
+        help="draws an image for --val_metric nll; more come closer to -log p(x) (default: 50)",
     )
     run.add_argument("--resume", action="store_true", help="go on from the last completed epoch")
     run.add_argument(
@@ -149,7 +155,8 @@ def describe(settings: dict) -> str:
 def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
     """All settings of the run: what was given, the task's defaults for the rest."""
     task = given["task"]
-    common = {"data_dir": DATA_DIR, "seed": 0, "device": "auto", "val_metric": "mse"}
+    common = {"data_dir": DATA_DIR, "seed": 0, "device": "auto"}
+    common |= {"val_metric": "mse", "nll_samples": 50}
     toy = task == "JSA" and given.get("dataset") == "gaussian2d"
     defaults = {"task": task, **common, **(TOY_DEFAULTS if toy else DEFAULTS[task])}
     given = {key: value for key, value in given.items() if key not in ONLY_THIS_CALL}
@@ -253,6 +260,7 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         seed=config["seed"],
         device=device,
         val_metric=config["val_metric"],
+        nll_samples=config["nll_samples"],
         draw=ToyTask.draw if isinstance(task, ToyTask) else draw_pictures,
     )
     if resume:

@@ -61,6 +61,7 @@ class Trainer:
         seed: seeds the order of the examples, and validation.
         device: where the model is.
         val_metric: the validation figure whose smallest value decides `best.pth`.
+        nll_samples: importance samples an image where that is "nll".
         draw: draws the task's pictures, (task, valid_set, save_dir, device) -> None.
     """
 
@@ -78,6 +79,7 @@ class Trainer:
         seed: int = 0,
         device: str | torch.device = "cpu",
         val_metric: str = "mse",
+        nll_samples: int = 50,
         draw,
     ):
         self.task, self.optimizer = task, optimizer
@@ -85,6 +87,7 @@ class Trainer:
         self.save_dir, self.config = Path(save_dir), config
         self.epochs, self.seed, self.device = epochs, seed, torch.device(device)
         self.val_metric = f"val_{val_metric}"
+        self.nll_samples = nll_samples if val_metric == "nll" else 0
         self.draw = draw
         self.shuffle = torch.Generator().manual_seed(seed)
         self.train_loader = make_loader(train_set, batch_size, self.shuffle)
@@ -189,6 +192,9 @@ class Trainer:
                 recon = self.task.decode(self.task.encode(x, labels), labels)
                 values = {"val_loss": loss, "val_mse": ((recon - x) ** 2).mean()}
                 values |= self.task.diagnostics(x)
+                if self.nll_samples:
+                    log_p_x = self.task.log_marginal(x, labels, self.nll_samples)
+                    values["val_nll"] = -log_p_x.mean()
                 for name, value in values.items():
                     totals[name] = totals.get(name, 0) + value * len(x)
         return means(totals, len(self.valid_set))

@@ -1,0 +1,106 @@
+"""-log p(x) by importance sampling, against models whose p(x) is known."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import inference
+import train
+from instructor.tests.test_jsa import small_task
+from instructor.tests.test_runs import here  # noqa: F401 - a fixture
+from model import VAETask
+
+X = torch.rand(6, 2, generator=torch.Generator().manual_seed(1))
+LABELS = torch.zeros(6, dtype=torch.int64)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(3)
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("latent", ["bernoulli", "categorical"])
+def test_jsa_matches_enumeration(latent):
+    task = small_task(latent)
+    exact = task.exact(X)[0]
+    found = task.log_marginal(X, LABELS, 20_000)
+    # The relative error of a mean of S weights is their relative spread over sqrt(S).
+    spread = task.log_weights(X, LABELS, 20_000).exp().std(dim=0) / exact.exp()
+    assert ((found - exact).abs() < 6 * spread / math.sqrt(20_000)).all()
+
+
+def test_more_draws_give_a_larger_estimate():
+    """For one draw it is an ELBO; towards log p(x) it grows."""
+    task = small_task()
+    means = [
+        torch.stack([task.log_marginal(X, LABELS, draws) for _ in range(400)]).mean()
+        for draws in (1, 3, 30)
+    ]
+    assert means[0] < means[1] < means[2] < task.exact(X)[0].mean() + 0.01
+
+
+def test_chunks_make_one_mean():
+    """10,000 images leave one draw a chunk; many chunks are one average all the same."""
+    task = small_task()
+    x = X[:1].expand(10_000, -1)
+    chunked = task.log_marginal(x, torch.zeros(10_000, dtype=torch.int64), 40)
+    assert abs(chunked.exp().mean() / task.exact(X[:1])[0].exp() - 1) < 0.02
+
+
+class Linear(nn.Module):
+    """p(x|z) around a sigmoid of a linear map of one z; q(z|x) is the prior."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.map, self.scale = torch.randn(1, 784) * scale, scale
+
+    def forward(self, x, labels):
+        return self.decode(torch.zeros(len(x), 1), labels), *torch.zeros(2, len(x), 1)
+
+    def decode(self, z, labels):
+        return torch.sigmoid(z @ self.map)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_vae_matches_quadrature(likelihood):
+    model = Linear(0.05)
+    task = VAETask(model, None, 1, use_labels=False, var=0.5, likelihood=likelihood)
+    x = torch.bernoulli(model.decode(torch.randn(6, 1), None)).reshape(6, 1, 28, 28)
+    z = torch.linspace(-8, 8, 4001).unsqueeze(1)  # (S, 1)
+    mean = model.decode(z, None).double()  # (S, 784)
+    if likelihood == "gaussian":
+        log_p = torch.distributions.Normal(mean, math.sqrt(0.5)).log_prob(x.reshape(6, 1, 784))
+    else:
+        log_p = torch.distributions.Bernoulli(mean).log_prob(x.reshape(6, 1, 784))
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z.double()).squeeze(1)
+    exact = torch.logsumexp(log_p.sum(dim=2) + prior, dim=1) + math.log(16 / 4000)
+    assert torch.allclose(task.log_marginal(x, LABELS, 20_000).double(), exact, atol=0.15)
+
+
+@pytest.mark.parametrize("task", ["VAEwolabel", "JSA"])
+def test_commands(here, task, capsys):  # noqa: F811
+    torch.set_grad_enabled(True)
+    flags = ["--task", task, "--latent_dim", "6", "--likelihood", "bernoulli"]
+    flags += ["--hidden", "20", "--val_metric", "nll", "--nll_samples", "5", "--epochs", "3"]
+    train.main([*flags, "--batch_size", "20", "--binarize", "threshold"])
+    with (here / "runs" / task / "log.csv").open() as file:
+        log = [float(row["val_nll"]) for row in csv.DictReader(file)]
+    assert log[-1] < log[0]
+    assert f"val_nll {min(log):.4f}" in capsys.readouterr().out
+    checkpoint = f"runs/{task}/best.pth"
+    found = []
+    for draws in ("5", "200"):
+        inference.main(["--checkpoint_path", checkpoint, "--nll", draws])
+        info = json.loads((here / "runs" / task / "inference.json").read_text())
+        assert info["nll_samples"] == int(draws)
+        found.append(info["nll"])
+    assert found[1] < found[0] < 784 * math.log(2) * 1.5
+    assert f"importance samples: {found[1]:.2f} nats" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--nll -1"):
+        inference.main(["--checkpoint_path", checkpoint, "--nll", "-1"])
