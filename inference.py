@@ -108,7 +108,7 @@ def generate(task: Task, labels: np.ndarray, device: torch.device) -> np.ndarray
 def negative_log_likelihood(
     task: Task, dataset: JsaDataset, num_samples: int, device: torch.device
 ) -> float:
-    """Mean -log p(x) of a split by importance sampling from q, in nats; on average a bit too large."""
+    """Mean -log p(x) of a split by importance sampling from q, in nats; too large on average."""
     total = 0.0
     for x, labels, _ in make_loader(dataset, 100):
         log_p_x = task.log_marginal(x.to(device), labels.to(device), num_samples)
