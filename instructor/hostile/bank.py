@@ -95,8 +95,9 @@ def survivors() -> list[str]:
         uids = process.info["uids"]
         own_user = uids is not None and uids.real >= FIRST_UID
         with contextlib.suppress(psutil.NoSuchProcess):
-            parents = [" ".join(parent.cmdline()) for parent in process.parents()]
-            orphan = not any("instructor.hostile" in text or "pytest" in text for text in parents)
+            parents = [parent for parent in process.parents() if parent.pid > 1]
+            # A sandbox of a grader that is at work has that grader above its own processes.
+            orphan = all("/kit" in " ".join(parent.cmdline()) for parent in parents)
             if orphan and (own_user or any(mark in command for mark in SURVIVOR_MARKS)):
                 found.append(f"{process.pid} {command[:80]}")
     return found
