@@ -454,16 +454,16 @@ class JSATask(Task):
     def chain_average_loss(self, x):
         """`jsa_loss` averaged over the T states of each chain, not at its last state alone.
 
-        A chain stays at most states for several steps, so each row it visited is scored once,
-        with its share of the T steps as weight.
+        A chain stays at most states for several steps, so each row it visited is scored by p once,
+        with its share of the T steps as weight. q scores all rows: its cost is the encoder's, which
+        runs once an image.
         """
         states, rows = self.sampler.states, self.sampler.rows  # (T+1, B, K), (T, B)
-        visits = F.one_hot(rows, len(states)).sum(dim=0)  # (B, T+1)
-        example, row = visits.nonzero(as_tuple=True)  # (M,) each, M >= B
-        weight = visits[example, row] / rows.numel()  # sums to 1
-        x, h = x[example], states[row, example]
-        log_p = self.joint.log_joint_prob(x, h)
-        log_q = self.proposal.log_conditional_prob(h, x)
+        weight = F.one_hot(rows, len(states)).sum(dim=0).T / rows.numel()  # (T+1, B), sums to 1
+        row, example = weight.nonzero(as_tuple=True)  # (M,) each, M >= B
+        log_p = self.joint.log_joint_prob(x[example], states[row, example])  # (M,)
+        log_q = self.proposal.log_conditional_prob(states, x)[row, example]  # (M,)
+        weight = weight[row, example]
         return -(weight * log_p).sum(), -(weight * log_q).sum()
 
     def log_weights(self, x, labels, num_samples):
