@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 DATA_DIR = "dataset"
 SAMPLE_FILE = Path(__file__).resolve().parent / "dataset" / "mnist_sample.npz"
@@ -391,13 +391,42 @@ class JsaDataset(Dataset):
         return JsaDataset(binary.numpy(), self.labels.numpy(), "threshold")
 
 
-def make_loader(dataset: Dataset, batch_size: int, generator: torch.Generator | None = None):
-    """Batches (x, labels, index); shuffled by `generator`, in order without one."""
+class OwnExamples(Sampler):
+    """The positions of the examples that process `rank` of `size` owns: i mod size = rank.
+
+    Shuffled by `generator`, in order without one. A shuffled pass has the same length in all
+    processes; so it leaves out up to size - 1 examples, other ones each time.
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        rank: int = 0,
+        size: int = 1,
+        generator: torch.Generator | None = None,
+    ):
+        self.num_examples, self.rank, self.size = num_examples, rank, size
+        self.generator = generator
+
+    def __len__(self) -> int:
+        if self.generator:
+            return self.num_examples // self.size
+        return len(range(self.rank, self.num_examples, self.size))
+
+    def __iter__(self) -> Iterator[int]:
+        if self.generator is None:
+            return iter(range(self.rank, self.num_examples, self.size))
+        order = torch.randperm(self.num_examples, generator=self.generator)  # in all processes
+        return iter(order[order % self.size == self.rank][: len(self)].tolist())
+
+
+def make_loader(dataset: Dataset, batch_size: int, order: OwnExamples | None = None):
+    """Batches (x, labels, index) in the given order, without one in the dataset's."""
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=generator is not None,
-        generator=generator,
+        sampler=order,
+        generator=order.generator if order else None,
         collate_fn=_collate,
     )
 

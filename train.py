@@ -20,7 +20,7 @@ from data_utils import (
     set_seed,
 )
 from model import ACTIVATIONS, DEFAULTS, TASKS, TOY_DEFAULTS, ToyTask, make_task, todo_message
-from trainer import Trainer, TrainingError, draw_pictures, pick_device, write_config
+from trainer import Processes, Trainer, TrainingError, draw_pictures, pick_device, write_config
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
 MAX_TOY_STATES = 4096
@@ -233,19 +233,19 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
     resume = given.get("resume", False)
     if resume:
         config = resumed_config(save_dir, given)
-    train_set, valid_set = load_data(config)
+    keep_freed_memory()
+    if config.get("dataset") == "gaussian2d":
+        torch.set_num_threads(1)  # tensors this small lose time when threads share them
+    processes = Processes()
+    device = processes.start(pick_device(config["device"]))
+    train_set, valid_set = processes.in_turn(load_data, config)
     sha256 = fingerprint(train_set.images.numpy())
     if resume and config["train_sha256"] != sha256:
         raise TrainingError(f"the training images are not those that {save_dir} was started with")
     config["train_sha256"] = sha256
     if not resume and not given.get("overwrite"):
         check_folder(save_dir, config)
-
-    keep_freed_memory()
-    if config.get("dataset") == "gaussian2d":
-        torch.set_num_threads(1)  # tensors this small lose time when threads share them
     set_seed(config["seed"])
-    device = pick_device(config["device"])
     task = make_task(submission, config, len(train_set), device)
     trainer = Trainer(
         task,
@@ -262,15 +262,21 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         val_metric=config["val_metric"],
         nll_samples=config["nll_samples"],
         draw=ToyTask.draw if isinstance(task, ToyTask) else draw_pictures,
+        processes=processes,
     )
     if resume:
-        trainer.load_checkpoint(save_dir / "last.pth")
+        same = trainer.load_checkpoint(save_dir / "last.pth")
         print(f"Resuming {save_dir} after epoch {trainer.epoch} of {config['epochs']}.")
-    else:
+        if not same:
+            print("The number of processes is another one, so other random numbers are drawn.")
+    elif processes.rank == 0:
         for name in ("last.pth", "best.pth"):  # never beside the config of another run
             (save_dir / name).unlink(missing_ok=True)
-    write_config(save_dir, config)
-    if trainer.fit():
+    if processes.rank == 0:
+        write_config(save_dir, config)
+    finished = trainer.fit()
+    processes.end()
+    if finished:
         best = min(trainer.history, key=lambda row: row[trainer.val_metric])
         print(
             f"{config['task']}: {config['epochs']} epochs, {trainer.seconds:.0f} s. Best epoch "

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import os
 import random
 import signal
 import sys
@@ -17,9 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
-from data_utils import JsaDataset, atomic_write, make_loader, save_grid, to_uint8
+from data_utils import (
+    JsaDataset,
+    OwnExamples,
+    atomic_write,
+    make_loader,
+    save_grid,
+    set_seed,
+    to_uint8,
+)
 
 CHECK_EVERY = 20  # batches between two looks at the loss; each look makes a GPU wait
 DRAW_EVERY = 15.0  # seconds between two drawings of the pictures; the last epoch's are always drawn
@@ -48,6 +58,115 @@ class CtrlC:
             signal.signal(signal.SIGINT, self.previous)
 
 
+class Processes:
+    """The processes that train together: those that torchrun started, or this one alone.
+
+    Example i belongs to process i mod `size` for the whole run, since only its owner knows the
+    example's cached state. Each process takes an equal share of every batch.
+    """
+
+    def __init__(self):
+        together = dist.is_torchelastic_launched()
+        self.rank = int(os.environ["RANK"]) if together else 0
+        self.size = int(os.environ["WORLD_SIZE"]) if together else 1
+        self.device = torch.device("cpu")
+
+    def start(self, device: torch.device) -> torch.device:
+        """Connect with the others; returns the device of this process.
+
+        Raises:
+            TrainingError: there are more processes than GPUs.
+        """
+        if self.size == 1:
+            return device
+        if device.type == "cuda":
+            local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if local_rank >= gpus:
+                raise TrainingError(f"one process a GPU: this machine has {gpus}; or --device cpu")
+            device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(device)
+        signal.signal(signal.SIGTERM, self._terminated)  # torchrun's way to end the others
+        if self.rank > 0:
+            sys.stdout = open(os.devnull, "w")  # one of them does the talking
+        self.device = device
+        self._run(dist.init_process_group, "nccl" if device.type == "cuda" else "gloo")
+        return device
+
+    def average_gradients(self, model: torch.nn.Module, stop: bool) -> bool:
+        """Average the gradients over the processes by one all-reduce.
+
+        Returns:
+            Whether `stop` is true in any process; so all of them stop at the same batch.
+        """
+        if self.size == 1:
+            return stop
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flag = grads[0].new_tensor([float(stop)])
+        vector = torch.cat([*(grad.flatten() for grad in grads), flag])
+        self._run(dist.all_reduce, vector)
+        vector /= self.size
+        *averages, flag = vector.split([*(p.numel() for p in parameters), 1])
+        for parameter, average in zip(parameters, averages, strict=True):
+            parameter.grad = average.view_as(parameter)
+        return bool(flag > 0)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the processes of a tensor."""
+        if self.size > 1:
+            self._run(dist.all_reduce, values)
+        return values
+
+    def gather(self, value) -> list:
+        """The values of all processes, in the order of their ranks."""
+        values = [value] * self.size
+        if self.size > 1:
+            self._run(dist.all_gather_object, values, value)
+        return values
+
+    def in_turn(self, function, *args):
+        """Call a function in the first process and, when it is done there, in the others."""
+        if self.rank > 0:
+            self.gather(None)
+        result = function(*args)
+        if self.rank == 0:
+            self.gather(None)
+        return result
+
+    def share_weights(self, model: torch.nn.Module) -> None:
+        """Give every process the weights and buffers of the first."""
+        if self.size > 1:
+            for tensor in model.state_dict().values():
+                self._run(dist.broadcast, tensor, 0)
+
+    def share_rows(self, table: torch.Tensor) -> None:
+        """Give every process all rows of a table in which each knows the rows that it owns."""
+        if self.size > 1:
+            for owner in range(self.size):
+                rows = table[owner :: self.size].contiguous()
+                self._run(dist.broadcast, rows.view(torch.uint8), owner)  # gloo has no int16
+                table[owner :: self.size] = rows
+
+    def end(self) -> None:
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def _run(self, function, *args) -> None:
+        try:
+            function(*args)
+        except RuntimeError as error:  # gloo and nccl raise it when a connection breaks
+            raise TrainingError(
+                "another process of this run has ended. The last checkpoint is whole: go on with "
+                f"--resume ({error})"
+            ) from error
+
+    def _terminated(self, *_) -> None:
+        raise TrainingError(
+            "stopped from outside, as torchrun does when another process of the run has ended. "
+            "The last checkpoint is whole: go on with --resume"
+        )
+
+
 class Trainer:
     """Train one task and leave its run folder.
 
@@ -57,12 +176,16 @@ class Trainer:
         train_set, valid_set: datasets that give (x, label, index).
         save_dir: the run folder.
         config: all settings of the run, JSON-serialisable; stored beside the weights.
-        epochs, batch_size: length of the run and examples a batch.
+        epochs, batch_size: length of the run and examples a batch, of all processes together.
         seed: seeds the order of the examples, and validation.
         device: where the model is.
         val_metric: the validation figure whose smallest value decides `best.pth`.
         nll_samples: importance samples an image where that is "nll".
         draw: draws the task's pictures, (task, valid_set, save_dir, device) -> None.
+        processes: those that train together, already started; None: this one alone.
+
+    Raises:
+        TrainingError: the processes cannot share the batches equally.
     """
 
     def __init__(
@@ -81,7 +204,9 @@ class Trainer:
         val_metric: str = "mse",
         nll_samples: int = 50,
         draw,
+        processes: Processes | None = None,
     ):
+        self.processes = processes = processes or Processes()
         self.task, self.optimizer = task, optimizer
         self.valid_set = valid_set
         self.save_dir, self.config = Path(save_dir), config
@@ -90,8 +215,19 @@ class Trainer:
         self.nll_samples = nll_samples if val_metric == "nll" else 0
         self.draw = draw
         self.shuffle = torch.Generator().manual_seed(seed)
-        self.train_loader = make_loader(train_set, batch_size, self.shuffle)
-        self.valid_loader = make_loader(valid_set, 500)
+        share, rest = divmod(batch_size, processes.size)
+        if rest or min(len(train_set), len(valid_set)) < processes.size:
+            raise TrainingError(
+                f"{processes.size} processes cannot share batches of {batch_size} out of "
+                f"{len(train_set)} examples equally; change --batch_size"
+            )
+        own = processes.rank, processes.size
+        order = OwnExamples(len(train_set), *own, generator=self.shuffle)
+        self.train_loader = make_loader(train_set, share, order)
+        self.valid_loader = make_loader(valid_set, 500, OwnExamples(len(valid_set), *own))
+        processes.share_weights(task.model)
+        if processes.rank > 0:
+            set_seed(process_seed(seed, processes.rank))
         self.peak_lr = [group["lr"] for group in optimizer.param_groups]
         self.epoch = 0  # epochs completed
         self.history: list[dict[str, float]] = []  # one row an epoch, as in log.csv
@@ -103,12 +239,13 @@ class Trainer:
         """Train up to the last epoch. Returns False where Ctrl-C ended it before."""
         started = drawn = time.monotonic()
         if self.epoch == 0:
-            self.save_checkpoint("last.pth")  # so that there is always something to resume from
+            self.save_checkpoint(["last.pth"])  # so that there is always something to resume from
         self.write_log()
         batches = len(self.train_loader)
         progress = tqdm(
             total=self.epochs * batches,
             initial=self.epoch * batches,
+            disable=self.processes.rank > 0,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file gets fewer lines
             bar_format="{desc} |{bar:10}| {remaining} left{postfix}",
         )
@@ -122,10 +259,9 @@ class Trainer:
                 progress.set_postfix_str(summary(row), refresh=False)
                 self.history.append({"epoch": epoch, **row})
                 self.epoch = epoch
+                best = row[self.val_metric] <= min(r[self.val_metric] for r in self.history)
                 # A kill between these two repeats the epoch, which writes the same best.pth again.
-                if row[self.val_metric] <= min(r[self.val_metric] for r in self.history):
-                    self.save_checkpoint("best.pth")
-                self.save_checkpoint("last.pth")
+                self.save_checkpoint(["best.pth", "last.pth"] if best else ["last.pth"])
                 self.write_log()
                 if time.monotonic() - drawn > DRAW_EVERY and epoch < self.epochs:
                     self.draw_all()
@@ -138,26 +274,24 @@ class Trainer:
         """One pass over the training split; None where Ctrl-C ended it."""
         self.task.start_epoch(epoch, self.epochs)
         self.task.model.train()
-        totals: dict[str, torch.Tensor] = {}
-        count = 0
+        totals = Totals()
         for i, (x, labels, index) in enumerate(self.train_loader):
             self.set_learning_rate((epoch - 1 + i / len(self.train_loader)) / self.epochs)
             loss, metrics = self.task.loss(*self.to_device(x, labels, index))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            stop = self.processes.average_gradients(self.task.model, ctrl_c.pressed)
             self.optimizer.step()
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                totals[name] = totals.get(name, 0) + value * len(x)
-            count += len(x)
+            totals.add({"loss": loss.detach(), **metrics}, len(x))
             progress.update()
-            if ctrl_c.pressed:
+            if stop:
                 return None
             if i % CHECK_EVERY == 0:
-                row = means(totals, count)
+                row = totals.means()
                 self.check_finite(row, epoch)
                 before = self.history[-1] if self.history else {}
                 progress.set_postfix_str(summary(before | row), refresh=False)
-        row = means(totals, count)
+        row = totals.means(self.processes)
         self.check_finite(row, epoch)
         return row
 
@@ -183,7 +317,7 @@ class Trainer:
         and training does not depend on whether one validates.
         """
         self.task.model.eval()
-        totals: dict[str, torch.Tensor] = {}
+        totals = Totals()
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for batch in self.valid_loader:
@@ -195,9 +329,8 @@ class Trainer:
                 if self.nll_samples:
                     log_p_x = self.task.log_marginal(x, labels, self.nll_samples)
                     values["val_nll"] = -log_p_x.mean()
-                for name, value in values.items():
-                    totals[name] = totals.get(name, 0) + value * len(x)
-        return means(totals, len(self.valid_set))
+                totals.add(values, len(x))
+        return totals.means(self.processes)
 
     def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
@@ -205,31 +338,45 @@ class Trainer:
     # ------------------------------------------------------------------------------------------
     # What a run leaves behind
 
-    def save_checkpoint(self, name: str) -> None:
-        """Write everything that a bit-for-bit resume needs, in one step that cannot be torn."""
+    def save_checkpoint(self, names: list[str]) -> None:
+        """Write everything that a bit-for-bit resume needs, in steps that cannot be torn.
+
+        All processes have to call this, since each owns a part of the cache; the first one writes.
+        """
         sampler = self.task.sampler
+        if sampler:
+            self.processes.share_rows(sampler.cache)
+        random_states = self.processes.gather(random_state(self.shuffle))
+        if self.processes.rank > 0:
+            return
         checkpoint = {
             "epoch": self.epoch,
             "model_state_dict": self.task.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "sampler_state_dict": sampler.state_dict() if sampler else None,
-            "random_state": random_state(self.shuffle),
+            "random_states": random_states,  # one a process
             "history": self.history,
             "config": self.config,
         }
         buffer = io.BytesIO()  # torch.save into a file hides a full disk behind another error
         torch.save(checkpoint, buffer)
-        try:
-            with atomic_write(self.save_dir / name) as temporary:
-                temporary.write_bytes(buffer.getbuffer())
-        except OSError as error:
-            raise TrainingError(
-                f"{self.save_dir / name} cannot be written ({error.strerror}). The checkpoint "
-                "before it is whole: make room and go on with --resume."
-            ) from error
+        for name in names:
+            try:
+                with atomic_write(self.save_dir / name) as temporary:
+                    temporary.write_bytes(buffer.getbuffer())
+            except OSError as error:
+                raise TrainingError(
+                    f"{self.save_dir / name} cannot be written ({error.strerror}). The checkpoint "
+                    "before it is whole: make room and go on with --resume."
+                ) from error
 
-    def load_checkpoint(self, path: str | Path) -> None:
-        """Go on from a checkpoint as if the run had never stopped."""
+    def load_checkpoint(self, path: str | Path) -> bool:
+        """Go on from a checkpoint as if the run had never stopped.
+
+        Returns:
+            False where the number of processes is another one: then the run goes on as well, but
+            with other random numbers than the unbroken run's.
+        """
         checkpoint = read_checkpoint(path)
         try:
             self.task.load_state_dict(checkpoint["model_state_dict"])
@@ -240,9 +387,16 @@ class Trainer:
             raise TrainingError(f"{path} does not fit your code or the data: {error}") from error
         self.epoch = checkpoint["epoch"]
         self.history = checkpoint["history"]
-        set_random_state(checkpoint["random_state"], self.shuffle)
+        states, rank = checkpoint["random_states"], self.processes.rank
+        set_random_state(states[min(rank, len(states) - 1)], self.shuffle)
+        same = len(states) == self.processes.size
+        if not same:
+            set_seed(process_seed(self.seed, rank, self.epoch))
+        return same
 
     def write_log(self) -> None:
+        if self.processes.rank > 0:
+            return
         columns = list(dict.fromkeys(name for row in self.history for name in row))
         with (
             atomic_write(self.save_dir / "log.csv") as temporary,
@@ -253,6 +407,8 @@ class Trainer:
             writer.writerows(self.history)
 
     def draw_all(self) -> None:
+        if self.processes.rank > 0:
+            return
         self.task.model.eval()
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -278,8 +434,31 @@ def pick_device(name: str) -> torch.device:
         raise TrainingError(f"--device {name} cannot be used here ({error})") from error
 
 
-def means(totals: dict[str, torch.Tensor], count: int) -> dict[str, float]:
-    return {name: float(total) / count for name, total in totals.items()}
+class Totals:
+    """Sums over examples of named figures that come as batch means."""
+
+    def __init__(self):
+        self.names: list[str] = []
+        self.sums = self.count = 0
+
+    def add(self, batch_means: dict[str, torch.Tensor], batch_size: int) -> None:
+        self.names = list(batch_means)
+        values = torch.stack([value.reshape(()) for value in batch_means.values()])
+        self.sums = self.sums + values * batch_size
+        self.count += batch_size
+
+    def means(self, processes: Processes | None = None) -> dict[str, float]:
+        """Means over all examples added, where `processes` is given in any of them."""
+        sums, count = self.sums, self.count
+        if processes:
+            sums = processes.sum(sums)
+            count = sum(processes.gather(count))
+        return {name: value / count for name, value in zip(self.names, sums.tolist(), strict=True)}
+
+
+def process_seed(*numbers: int) -> int:
+    """A seed of its own for each list of numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def summary(row: dict[str, float]) -> str:

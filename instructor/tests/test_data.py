@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import data_utils
-from data_utils import DataError, JsaDataset, make_loader, prepare
+from data_utils import DataError, JsaDataset, OwnExamples, make_loader, prepare
 
 
 def test_bundled_sample_is_what_the_data_card_says(sample):
@@ -161,7 +161,8 @@ def test_only_the_default_folder_prepares_itself(tmp_path, monkeypatch, capsys):
 
 def test_dataset_batches_equal_single_examples(small_data):
     dataset = JsaDataset(*data_utils.load_split(small_data, "train"))
-    x, labels, index = next(iter(make_loader(dataset, 16, torch.Generator().manual_seed(0))))
+    order = OwnExamples(len(dataset), generator=torch.Generator().manual_seed(0))
+    x, labels, index = next(iter(make_loader(dataset, 16, order)))
     assert x.shape == (16, 1, 28, 28) and x.dtype == torch.float32
     assert labels.dtype == index.dtype == torch.int64
     for row, i in enumerate(index.tolist()):

@@ -23,14 +23,15 @@ RUNS = {
     "jsa_categorical": "--task JSA --latent categorical --latent_dim 4 --num_categories 7 "
     "--hidden 30 --cache_start_epoch 2 --chain_states all --code posterior",
 }
-# Runs train.py, and kills itself with signal {signal} at the {batch}th training batch.
+# Runs train.py, and kills itself with signal {signal} at the {batch}th training batch; of several
+# processes the first one lives.
 AT_BATCH = """
 import os, train, trainer
 original, count = trainer.Trainer.set_learning_rate, 0
 def counting(self, progress):
     global count
     count += 1
-    if count == {batch}:
+    if count == {batch} and os.environ.get("RANK") != "0":
         os.kill(os.getpid(), {signal})
     original(self, progress)
 trainer.Trainer.set_learning_rate = counting
