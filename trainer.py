@@ -241,15 +241,7 @@ class Trainer:
         if self.epoch == 0:
             self.save_checkpoint(["last.pth"])  # so that there is always something to resume from
         self.write_log()
-        batches = len(self.train_loader)
-        progress = tqdm(
-            total=self.epochs * batches,
-            initial=self.epoch * batches,
-            disable=self.processes.rank > 0,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file gets fewer lines
-            bar_format="{desc} |{bar:10}| {remaining} left{postfix}",
-        )
-        with CtrlC() as ctrl_c, progress:
+        with CtrlC() as ctrl_c, self.progress_bar() as progress:
             for epoch in range(self.epoch + 1, self.epochs + 1):
                 progress.set_description_str(f"epoch {epoch}/{self.epochs}")
                 row = self.train_epoch(epoch, progress, ctrl_c)
@@ -269,6 +261,16 @@ class Trainer:
         self.draw_all()
         self.seconds = time.monotonic() - started
         return True
+
+    def progress_bar(self) -> tqdm:
+        batches = len(self.train_loader)
+        return tqdm(
+            total=self.epochs * batches,
+            initial=self.epoch * batches,
+            disable=self.processes.rank > 0,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file gets fewer lines
+            bar_format="{desc} |{bar:10}| {remaining} left{postfix}",
+        )
 
     def train_epoch(self, epoch: int, progress: tqdm, ctrl_c: CtrlC) -> dict[str, float] | None:
         """One pass over the training split; None where Ctrl-C ended it."""

@@ -1,0 +1,200 @@
+"""Five ways to train JSA on a batch, from how the published code does it to the least possible work.
+
+All of them use one estimator: the gradient averaged over the T states of each chain, with a fresh or
+a cached start. So after equally many steps they are equally far (instructor/tests/test_benchmark.py).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import submission
+from data_utils import JsaDataset
+from model import DEFAULTS, JSATask, make_task
+from trainer import Trainer
+
+HIDDEN, LATENT_DIM = [200, 200], 200  # 784-200-200-200 and its mirror image
+LEARNING_RATE = 1e-3
+
+
+def make(num_examples: int, **changes) -> tuple[JSATask, dict]:
+    """A JSA task on binary images with the same first weights each time, and its settings."""
+    settings = DEFAULTS["JSA"] | {"task": "JSA", "hidden": HIDDEN, "latent_dim": LATENT_DIM}
+    settings |= {"likelihood": "bernoulli", "chain_states": "all", "sigma_start": 1.0}
+    settings |= {"lr_joint": LEARNING_RATE, "lr_proposal": LEARNING_RATE} | changes
+    torch.manual_seed(0)
+    return make_task(submission, settings, num_examples), settings
+
+
+class Loop:
+    """One way to train. `epoch` runs over all images once.
+
+    Args:
+        images: uint8 [N, 28, 28], 0 or 255; N a multiple of the batch size.
+        batch_size, num_mis_steps: B and T.
+        cache: whether chains start from cached states.
+        changes: other settings of the models.
+    """
+
+    fused = True  # one pass over all parameters an Adam step, instead of several a tensor
+
+    def __init__(
+        self, images: np.ndarray, batch_size: int, num_mis_steps: int, cache: bool, **changes
+    ):
+        self.task, self.settings = make(len(images), num_mis_steps=num_mis_steps, **changes)
+        self.joint, self.proposal = self.task.joint, self.task.proposal
+        self.sampler = self.task.sampler
+        self.num_mis_steps, self.cache = num_mis_steps, cache
+        self.task.use_cache = cache
+        groups = self.task.param_groups()
+        self.optimizer = torch.optim.Adam(groups, lr=LEARNING_RATE, fused=self.fused)
+        self.load(images, batch_size)
+
+    def load(self, images: np.ndarray, batch_size: int) -> None:
+        self.x = torch.as_tensor(images).float().div(255).unsqueeze(1)
+        self.batch_size = batch_size
+        self.shuffle = torch.Generator().manual_seed(0)
+
+    def epoch(self) -> None:
+        order = torch.randperm(len(self.x), generator=self.shuffle)
+        shuffled = self.x[order]  # at once: cheaper than batch by batch
+        batches = shuffled.split(self.batch_size), order.split(self.batch_size)
+        for x, index in zip(*batches, strict=True):
+            loss = self.loss(x, index)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    def loss(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class OurTrainer(Loop):
+    """The kit's Trainer, data loading and log included."""
+
+    def load(self, images, batch_size):
+        dataset = JsaDataset(images, np.zeros(len(images), np.uint8))
+        self.trainer = Trainer(
+            self.task,
+            self.optimizer,
+            dataset,
+            dataset,
+            save_dir="unused",
+            config=self.settings,
+            epochs=10**6,  # so that the learning rate stays what the other loops have
+            batch_size=batch_size,
+            draw=None,
+        )
+        self.task.cache_start_epoch = 1 if self.cache else 2  # only epoch 1 is run, again and again
+
+    def epoch(self):
+        with self.trainer.progress_bar() as progress:
+            self.trainer.train_epoch(1, progress, Untouched())
+
+
+class Untouched:
+    """A keyboard on which nobody presses Ctrl-C."""
+
+    pressed = False
+
+
+class Published(Loop):
+    """(a) As in the code published with the paper (github.com/thu-spmi/JSA, bernoulli_MNIST).
+
+    The encoder runs on every repeated x and once more for the cached state, gradients go through
+    all T+1 states, the accept loop is NumPy, and cache entries are copied one by one.
+    """
+
+    fused = False
+
+    def loss(self, x, index):
+        steps, batch = self.num_mis_steps, len(x)
+        first = 1 if self.cache else 0
+        repeated = x.repeat(steps + 1 - first, 1, 1, 1)
+        q = self.proposal.proposal(repeated)
+        states = q.sample()  # ((T or T+1) * B, K)
+        log_q = q.log_prob(states)
+        log_p = self.joint.log_joint_prob(repeated, states)
+        if self.cache:
+            cached = self.sampler.start_state(states[:batch], index)
+            log_q = torch.cat([self.proposal.log_conditional_prob(cached, x), log_q])
+            log_p = torch.cat([self.joint.log_joint_prob(x, cached), log_p])
+            states = torch.cat([cached, states])
+        log_w = (log_p - log_q).detach().cpu().numpy().reshape(steps + 1, batch)
+        current, row, rows = log_w[0], np.zeros(batch, int), []
+        for t in range(1, steps + 1):
+            accept = np.log(np.random.uniform(size=batch)) < log_w[t] - current
+            row, current = np.where(accept, t, row), np.where(accept, log_w[t], current)
+            rows.append(row * batch + np.arange(batch))
+        if self.cache:
+            for i, position in enumerate(index):
+                if row[i] > 0 or self.sampler.cache[position, 0] == self.sampler.not_visited:
+                    self.sampler.cache[position] = states[rows[-1][i]].cpu()
+        visited = torch.as_tensor(np.concatenate(rows))
+        return -log_q[visited].mean() - log_p[visited].mean()
+
+
+class StepByStep(Loop):
+    """(b) A sampler that takes one step after the other; each evaluates p and q at both states."""
+
+    fused = False
+
+    def loss(self, x, index):
+        h, states = None, []
+        for _ in range(self.num_mis_steps):
+            h = self.sampler.step(x, h, index if self.cache else None)
+            states.append(h)
+        losses = [submission.jsa_loss(self.joint, self.proposal, x, h) for h in states]
+        return sum(p + q for p, q in losses) / len(losses)
+
+
+class Bare(Loop):
+    """(c) The same functions of submission.py and model.py as in the Trainer, and nothing else."""
+
+    def loss(self, x, index):
+        idx = index if self.cache else None
+        self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
+        return sum(self.task.chain_average_loss(x))
+
+
+class Ceiling(Loop):
+    """(d) As (c), written out for bits without torch.distributions."""
+
+    def loss(self, x, index):
+        steps, batch = self.num_mis_steps, len(x)
+        every = torch.arange(batch)
+        pixels = x.reshape(batch, 784)
+        with torch.no_grad():
+            logits = self.proposal.net(x)
+            draws = torch.rand(steps + 1, *logits.shape) < torch.sigmoid(logits)
+            states = draws.float()  # (T+1, B, K)
+            if self.cache:
+                states[0] = self.sampler.start_state(states[0], index)
+            # Up to terms that are the same for all states of an example.
+            log_q = (states * logits).sum(dim=2)
+            log_p = self.pixel_log_prob(states.flatten(0, 1), pixels.repeat(steps + 1, 1))
+            log_w = log_p.reshape(steps + 1, batch) - log_q
+            rows = submission.mis_chain(log_w, torch.rand(steps, batch))
+            if self.cache:
+                self.sampler.cache[index] = states[rows[-1], every].to(torch.uint8)
+            weight = F.one_hot(rows, steps + 1).sum(dim=0).T / rows.numel()
+            row, example = weight.nonzero(as_tuple=True)
+            mean_state = torch.einsum("tb,tbk->bk", weight, states)  # sums to h / B over t
+        # log q(h|x) is linear in h: its average over states is its value at their average.
+        logits = self.proposal.net(x)
+        loss_q = F.softplus(logits).sum() / batch - (mean_state * logits).sum()
+        log_p = self.pixel_log_prob(states[row, example], pixels[example])
+        return loss_q - (weight[row, example] * log_p).sum()
+
+    def pixel_log_prob(self, h: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        logits = self.joint.net(h)
+        return (pixels * logits - F.softplus(logits)).sum(dim=1)
+
+
+LOOPS: dict[str, type[Loop]] = {
+    "Trainer": OurTrainer,
+    "(a) published": Published,
+    "(b) step by step": StepByStep,
+    "(c) bare loop": Bare,
+    "(d) ceiling": Ceiling,
+}
