@@ -33,6 +33,7 @@ from data_utils import (
 
 CHECK_EVERY = 20  # batches between two looks at the loss; each look makes a GPU wait
 DRAW_EVERY = 15.0  # seconds between two drawings of the pictures; the last epoch's are always drawn
+DRAW_SHARE = 0.02  # ... but no larger share of the time
 
 
 class TrainingError(Exception):
@@ -87,7 +88,7 @@ class Processes:
             torch.cuda.set_device(device)
         signal.signal(signal.SIGTERM, self._terminated)  # torchrun's way to end the others
         if self.rank > 0:
-            sys.stdout = open(os.devnull, "w")  # one of them does the talking
+            sys.stdout = io.StringIO()  # one of them does the talking
         self.device = device
         self._run(dist.init_process_group, "nccl" if device.type == "cuda" else "gloo")
         return device
@@ -237,7 +238,8 @@ class Trainer:
 
     def fit(self) -> bool:
         """Train up to the last epoch. Returns False where Ctrl-C ended it before."""
-        started = drawn = time.monotonic()
+        started = time.monotonic()
+        next_drawing = started + DRAW_EVERY
         if self.epoch == 0:
             self.save_checkpoint(["last.pth"])  # so that there is always something to resume from
         self.write_log()
@@ -255,9 +257,11 @@ class Trainer:
                 # A kill between these two repeats the epoch, which writes the same best.pth again.
                 self.save_checkpoint(["best.pth", "last.pth"] if best else ["last.pth"])
                 self.write_log()
-                if time.monotonic() - drawn > DRAW_EVERY and epoch < self.epochs:
+                now = time.monotonic()
+                if now > next_drawing and epoch < self.epochs:
                     self.draw_all()
-                    drawn = time.monotonic()
+                    took = time.monotonic() - now
+                    next_drawing = now + max(DRAW_EVERY, took / DRAW_SHARE)
         self.draw_all()
         self.seconds = time.monotonic() - started
         return True

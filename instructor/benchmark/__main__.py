@@ -47,15 +47,19 @@ def measure(loops: dict, images: int, rounds: int) -> dict[str, list[float]]:
     return speeds
 
 
-def table(batch_sizes: list[int], steps: list[int], rounds: int) -> None:
-    print(f"images/s; MLP 784-200-200-200, {torch.get_num_threads()} thread(s), median of {rounds}")
+def table(batch_sizes: list[int], steps: list[int], rounds: int, chain_states: str) -> None:
+    threads = torch.get_num_threads()
+    print(f"images/s; MLP 784-200-200-200, {threads} thread(s), chain_states {chain_states}")
     others = list(LOOPS)[1:]
     print("| batch | T | cache |", *(f"{name} |" for name in LOOPS), end=" ")
     print(*(f"Trainer / {name[:3]} |" for name in others))
     print("|---" * (3 + 2 * len(LOOPS) - 1) + "|")
     for batch_size, num_steps, cache in itertools.product(batch_sizes, steps, (False, True)):
         images = binary_sample(batch_size)
-        loops = {name: kind(images, batch_size, num_steps, cache) for name, kind in LOOPS.items()}
+        loops = {
+            name: kind(images, batch_size, num_steps, cache, chain_states=chain_states)
+            for name, kind in LOOPS.items()
+        }
         speeds = measure(loops, len(images), rounds)
         print(f"| {batch_size} | {num_steps} | {'on' if cache else 'off'} |", end=" ")
         print(*(f"{statistics.median(speeds[name]):,.0f} |" for name in LOOPS), end=" ")
@@ -90,6 +94,7 @@ def main() -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[50, 128, 512])
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 10], help="values of T")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--chain_states", choices=["last", "all"], default="last")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, in each process")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--processes", action="store_true")
@@ -113,7 +118,7 @@ def main() -> None:
 
         compare(args.data_dir)
     else:
-        table(args.batch_sizes, args.steps, args.rounds)
+        table(args.batch_sizes, args.steps, args.rounds, args.chain_states)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Five ways to train JSA on a batch, from how the published code does it to the least possible work.
+"""Five ways to train JSA on a batch, from how the published code does it to the least work.
 
-All of them use one estimator: the gradient averaged over the T states of each chain, with a fresh or
-a cached start. So after equally many steps they are equally far (instructor/tests/test_benchmark.py).
+All of them use one estimator, the gradient at the chain's last state or averaged over its T states,
+as `chain_states` says. So after equally many steps they are equally far (test_benchmark.py).
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import submission
 from data_utils import JsaDataset
@@ -20,7 +23,7 @@ LEARNING_RATE = 1e-3
 def make(num_examples: int, **changes) -> tuple[JSATask, dict]:
     """A JSA task on binary images with the same first weights each time, and its settings."""
     settings = DEFAULTS["JSA"] | {"task": "JSA", "hidden": HIDDEN, "latent_dim": LATENT_DIM}
-    settings |= {"likelihood": "bernoulli", "chain_states": "all", "sigma_start": 1.0}
+    settings |= {"likelihood": "bernoulli", "sigma_start": 1.0}
     settings |= {"lr_joint": LEARNING_RATE, "lr_proposal": LEARNING_RATE} | changes
     torch.manual_seed(0)
     return make_task(submission, settings, num_examples), settings
@@ -33,7 +36,7 @@ class Loop:
         images: uint8 [N, 28, 28], 0 or 255; N a multiple of the batch size.
         batch_size, num_mis_steps: B and T.
         cache: whether chains start from cached states.
-        changes: other settings of the models.
+        changes: other settings of the task, such as `chain_states`.
     """
 
     fused = True  # one pass over all parameters an Adam step, instead of several a tensor
@@ -45,6 +48,7 @@ class Loop:
         self.joint, self.proposal = self.task.joint, self.task.proposal
         self.sampler = self.task.sampler
         self.num_mis_steps, self.cache = num_mis_steps, cache
+        self.last_only = self.task.chain_states == "last"
         self.task.use_cache = cache
         groups = self.task.param_groups()
         self.optimizer = torch.optim.Adam(groups, lr=LEARNING_RATE, fused=self.fused)
@@ -55,11 +59,13 @@ class Loop:
         self.batch_size = batch_size
         self.shuffle = torch.Generator().manual_seed(0)
 
-    def epoch(self) -> None:
+    def shuffled_batches(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         order = torch.randperm(len(self.x), generator=self.shuffle)
         shuffled = self.x[order]  # at once: cheaper than batch by batch
-        batches = shuffled.split(self.batch_size), order.split(self.batch_size)
-        for x, index in zip(*batches, strict=True):
+        return zip(shuffled.split(self.batch_size), order.split(self.batch_size), strict=True)
+
+    def epoch(self) -> None:
+        for x, index in self.shuffled_batches():
             loss = self.loss(x, index)
             self.optimizer.zero_grad()
             loss.backward()
@@ -98,11 +104,25 @@ class Untouched:
     pressed = False
 
 
-class Published(Loop):
+class PlainLoader(Loop):
+    """With PyTorch's own dataset and loader, which fetch one example after the other."""
+
+    def load(self, images, batch_size):
+        x = torch.as_tensor(images).float().div(255).unsqueeze(1)
+        dataset = TensorDataset(x, torch.arange(len(x)))
+        generator = torch.Generator().manual_seed(0)
+        self.loader = DataLoader(dataset, batch_size, shuffle=True, generator=generator)
+
+    def shuffled_batches(self):
+        return self.loader
+
+
+class Published(PlainLoader):
     """(a) As in the code published with the paper (github.com/thu-spmi/JSA, bernoulli_MNIST).
 
-    The encoder runs on every repeated x and once more for the cached state, gradients go through
-    all T+1 states, the accept loop is NumPy, and cache entries are copied one by one.
+    A loader that fetches examples one by one; the encoder runs on every repeated x and once more
+    for the cached state; gradients go through all T+1 states; the accept loop is NumPy; and cache
+    entries are copied one by one.
     """
 
     fused = False
@@ -130,12 +150,15 @@ class Published(Loop):
             for i, position in enumerate(index):
                 if row[i] > 0 or self.sampler.cache[position, 0] == self.sampler.not_visited:
                     self.sampler.cache[position] = states[rows[-1][i]].cpu()
-        visited = torch.as_tensor(np.concatenate(rows))
+        visited = torch.as_tensor(rows[-1] if self.last_only else np.concatenate(rows))
         return -log_q[visited].mean() - log_p[visited].mean()
 
 
-class StepByStep(Loop):
-    """(b) A sampler that takes one step after the other; each evaluates p and q at both states."""
+class StepByStep(PlainLoader):
+    """(b) A sampler that takes one step after the other; each evaluates p and q at both states.
+
+    It has the loader and the optimiser of (a).
+    """
 
     fused = False
 
@@ -144,6 +167,7 @@ class StepByStep(Loop):
         for _ in range(self.num_mis_steps):
             h = self.sampler.step(x, h, index if self.cache else None)
             states.append(h)
+        states = states[-1:] if self.last_only else states
         losses = [submission.jsa_loss(self.joint, self.proposal, x, h) for h in states]
         return sum(p + q for p, q in losses) / len(losses)
 
@@ -153,7 +177,9 @@ class Bare(Loop):
 
     def loss(self, x, index):
         idx = index if self.cache else None
-        self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
+        h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
+        if self.last_only:
+            return sum(submission.jsa_loss(self.joint, self.proposal, x, h))
         return sum(self.task.chain_average_loss(x))
 
 
@@ -177,6 +203,8 @@ class Ceiling(Loop):
             rows = submission.mis_chain(log_w, torch.rand(steps, batch))
             if self.cache:
                 self.sampler.cache[index] = states[rows[-1], every].to(torch.uint8)
+            if self.last_only:
+                rows = rows[-1:]
             weight = F.one_hot(rows, steps + 1).sum(dim=0).T / rows.numel()
             row, example = weight.nonzero(as_tuple=True)
             mean_state = torch.einsum("tb,tbk->bk", weight, states)  # sums to h / B over t

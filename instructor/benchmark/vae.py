@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pixyz.distributions import Bernoulli, Normal
 from pixyz.losses import KullbackLeibler
-from pixyz.models import VAE as PixyzVAE  # noqa: N811
+from pixyz.models import VAE as PixyzVAE
 from torch import nn
 
 import submission

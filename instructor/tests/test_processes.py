@@ -78,8 +78,8 @@ def test_each_example_has_one_owner():
                 assert all(i % size == rank for i in indices)
                 assert len(indices) == len(set(indices)) == len(order) == num_examples // size
                 seen |= set(indices)
-        in_order = [list(OwnExamples(num_examples, rank, size)) for rank in range(size)]
-        assert sorted(sum(in_order, [])) == list(range(num_examples))
+        in_order = [i for rank in range(size) for i in OwnExamples(num_examples, rank, size)]
+        assert sorted(in_order) == list(range(num_examples))
         assert len(seen) >= num_examples - size + 1
 
 
@@ -97,9 +97,7 @@ def test_two_processes_one_killed_and_resumed(arguments, tmp_path, capsys):
     assert len(checkpoint["random_states"]) == 2
 
     batch = random.Random(3).randrange(BATCHES + 1, EPOCHS * BATCHES)
-    script = AT_BATCH.format(
-        batch=batch, signal=int(signal.SIGKILL), arguments=arguments("killed")
-    )
+    script = AT_BATCH.format(batch=batch, signal=int(signal.SIGKILL), arguments=arguments("killed"))
     done = torchrun(tmp_path, script)
     assert done.returncode != 0 and "--resume" in done.stderr
     assert read_checkpoint("killed/last.pth")["epoch"] == (batch - 1) // BATCHES
