@@ -54,6 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive(int),
         help="draws an image for --val_metric nll; more come closer to -log p(x) (default: 50)",
     )
+    run.add_argument(
+        "--nll_every", type=positive(int), help="... only in every Nth epoch (default: 1)"
+    )
     run.add_argument("--resume", action="store_true", help="go on from the last completed epoch")
     run.add_argument(
         "--overwrite", action="store_true", help="start over in a folder with another config"
@@ -156,7 +159,7 @@ def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
     """All settings of the run: what was given, the task's defaults for the rest."""
     task = given["task"]
     common = {"data_dir": DATA_DIR, "seed": 0, "device": "auto"}
-    common |= {"val_metric": "mse", "nll_samples": 50}
+    common |= {"val_metric": "mse", "nll_samples": 50, "nll_every": 1}
     toy = task == "JSA" and given.get("dataset") == "gaussian2d"
     defaults = {"task": task, **common, **(TOY_DEFAULTS if toy else DEFAULTS[task])}
     given = {key: value for key, value in given.items() if key not in ONLY_THIS_CALL}
@@ -261,6 +264,7 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         device=device,
         val_metric=config["val_metric"],
         nll_samples=config["nll_samples"],
+        nll_every=config["nll_every"],
         draw=ToyTask.draw if isinstance(task, ToyTask) else draw_pictures,
         processes=processes,
     )
@@ -277,7 +281,7 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
     finished = trainer.fit()
     processes.end()
     if finished:
-        best = min(trainer.history, key=lambda row: row[trainer.val_metric])
+        best = trainer.best_row()
         print(
             f"{config['task']}: {config['epochs']} epochs, {trainer.seconds:.0f} s. Best epoch "
             f"{best['epoch']:.0f} with {trainer.val_metric} {best[trainer.val_metric]:.4f}."

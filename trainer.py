@@ -70,7 +70,6 @@ class Processes:
         together = dist.is_torchelastic_launched()
         self.rank = int(os.environ["RANK"]) if together else 0
         self.size = int(os.environ["WORLD_SIZE"]) if together else 1
-        self.device = torch.device("cpu")
 
     def start(self, device: torch.device) -> torch.device:
         """Connect with the others; returns the device of this process.
@@ -89,7 +88,6 @@ class Processes:
         signal.signal(signal.SIGTERM, self._terminated)  # torchrun's way to end the others
         if self.rank > 0:
             sys.stdout = io.StringIO()  # one of them does the talking
-        self.device = device
         self._run(dist.init_process_group, "nccl" if device.type == "cuda" else "gloo")
         return device
 
@@ -182,6 +180,7 @@ class Trainer:
         device: where the model is.
         val_metric: the validation figure whose smallest value decides `best.pth`.
         nll_samples: importance samples an image where that is "nll".
+        nll_every: epochs from one estimate to the next; the last epoch has one in any case.
         draw: draws the task's pictures, (task, valid_set, save_dir, device) -> None.
         processes: those that train together, already started; None: this one alone.
 
@@ -204,6 +203,7 @@ class Trainer:
         device: str | torch.device = "cpu",
         val_metric: str = "mse",
         nll_samples: int = 50,
+        nll_every: int = 1,
         draw,
         processes: Processes | None = None,
     ):
@@ -214,6 +214,7 @@ class Trainer:
         self.epochs, self.seed, self.device = epochs, seed, torch.device(device)
         self.val_metric = f"val_{val_metric}"
         self.nll_samples = nll_samples if val_metric == "nll" else 0
+        self.nll_every = nll_every
         self.draw = draw
         self.shuffle = torch.Generator().manual_seed(seed)
         share, rest = divmod(batch_size, processes.size)
@@ -249,11 +250,11 @@ class Trainer:
                 row = self.train_epoch(epoch, progress, ctrl_c)
                 if row is None:
                     return False
-                row |= self.validate()
+                row |= self.validate(epoch)
                 progress.set_postfix_str(summary(row), refresh=False)
                 self.history.append({"epoch": epoch, **row})
                 self.epoch = epoch
-                best = row[self.val_metric] <= min(r[self.val_metric] for r in self.history)
+                best = self.best_row() is self.history[-1]
                 # A kill between these two repeats the epoch, which writes the same best.pth again.
                 self.save_checkpoint(["best.pth", "last.pth"] if best else ["last.pth"])
                 self.write_log()
@@ -301,6 +302,11 @@ class Trainer:
         self.check_finite(row, epoch)
         return row
 
+    def best_row(self) -> dict[str, float] | None:
+        """The epoch with the smallest validation figure, of equal ones the latest."""
+        measured = [row for row in reversed(self.history) if self.val_metric in row]
+        return min(measured, key=lambda row: row[self.val_metric], default=None)
+
     def set_learning_rate(self, progress: float) -> None:
         """Half a cosine from the peak at progress 0 to nothing at progress 1."""
         for group, peak in zip(self.optimizer.param_groups, self.peak_lr, strict=True):
@@ -316,7 +322,7 @@ class Trainer:
             )
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
+    def validate(self, epoch: int) -> dict[str, float]:
         """Loss and reconstruction error (pixels in [0, 1]) on the validation split.
 
         Its random numbers are its own and the same every epoch, so that curves are comparable
@@ -332,7 +338,7 @@ class Trainer:
                 recon = self.task.decode(self.task.encode(x, labels), labels)
                 values = {"val_loss": loss, "val_mse": ((recon - x) ** 2).mean()}
                 values |= self.task.diagnostics(x)
-                if self.nll_samples:
+                if self.nll_samples and (epoch % self.nll_every == 0 or epoch == self.epochs):
                     log_p_x = self.task.log_marginal(x, labels, self.nll_samples)
                     values["val_nll"] = -log_p_x.mean()
                 totals.add(values, len(x))

@@ -147,8 +147,10 @@ class Published(PlainLoader):
             row, current = np.where(accept, t, row), np.where(accept, log_w[t], current)
             rows.append(row * batch + np.arange(batch))
         if self.cache:
+            fresh = (self.sampler.cache[index, 0] == self.sampler.not_visited).numpy()
+            changed = (row > 0) | fresh
             for i, position in enumerate(index):
-                if row[i] > 0 or self.sampler.cache[position, 0] == self.sampler.not_visited:
+                if changed[i]:
                     self.sampler.cache[position] = states[rows[-1][i]].cpu()
         visited = torch.as_tensor(rows[-1] if self.last_only else np.concatenate(rows))
         return -log_q[visited].mean() - log_p[visited].mean()

@@ -13,6 +13,7 @@ import train
 from instructor.tests.test_jsa import small_task
 from instructor.tests.test_runs import here  # noqa: F401 - a fixture
 from model import VAETask
+from trainer import read_checkpoint
 
 X = torch.rand(6, 2, generator=torch.Generator().manual_seed(1))
 LABELS = torch.zeros(6, dtype=torch.int64)
@@ -104,3 +105,14 @@ def test_commands(here, task, capsys):  # noqa: F811
     assert f"importance samples: {found[1]:.2f} nats" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--nll -1"):
         inference.main(["--checkpoint_path", checkpoint, "--nll", "-1"])
+
+
+def test_estimates_in_every_nth_epoch_and_the_last(here):  # noqa: F811
+    torch.set_grad_enabled(True)
+    flags = "--task JSA --latent_dim 6 --hidden 20 --batch_size 20 --val_metric nll --epochs 5"
+    train.main([*flags.split(), "--nll_samples", "5", "--nll_every", "2"])
+    with (here / "runs" / "JSA" / "log.csv").open() as file:
+        rows = {int(row["epoch"]): row["val_nll"] for row in csv.DictReader(file)}
+    assert [epoch for epoch, nll in rows.items() if nll] == [2, 4, 5]
+    best = min((2, 4, 5), key=lambda epoch: float(rows[epoch]))
+    assert read_checkpoint("runs/JSA/best.pth")["epoch"] == best
