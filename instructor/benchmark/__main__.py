@@ -11,9 +11,7 @@ of the rounds' ratios. So another job on the machine disturbs all of them alike.
 """
 
 import argparse
-import cProfile
 import itertools
-import pstats
 import statistics
 import subprocess
 import sys
@@ -72,10 +70,9 @@ def table(batch_sizes: list[int], steps: list[int], rounds: int, chain_states: s
 def profile() -> None:
     loop = OurTrainer(binary_sample(50), 50, 10, True)
     loop.epoch()
-    with cProfile.Profile() as profiler:
-        for _ in range(4):
-            loop.epoch()
-    pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(20)
+    with torch.profiler.profile() as profiler:
+        loop.epoch()
+    print(profiler.key_averages().table("self_cpu_time_total", 20, max_name_column_width=40))
 
 
 def memory() -> None:
