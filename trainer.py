@@ -268,6 +268,7 @@ class Trainer:
         return True
 
     def progress_bar(self) -> tqdm:
+        """Over the batches of the whole run."""
         batches = len(self.train_loader)
         return tqdm(
             total=self.epochs * batches,
