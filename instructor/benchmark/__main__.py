@@ -12,13 +12,13 @@ of the rounds' ratios. So another job on the machine disturbs all of them alike.
 
 import argparse
 import itertools
+import resource
 import statistics
 import subprocess
 import sys
 import time
 
 import numpy as np
-import psutil
 import torch
 
 from data_utils import DATA_DIR, SAMPLE_FILE, keep_freed_memory, read_npz
@@ -76,14 +76,18 @@ def profile() -> None:
 
 
 def memory() -> None:
-    process = psutil.Process()
     make(1)  # loads what any sampler needs
-    before = process.memory_info().rss
+    before = peak_memory()
     task, _ = make(1_000_000)
-    used = (process.memory_info().rss - before) / 1e6
+    used = (peak_memory() - before) / 1e6
     cache = task.sampler.cache
     print(f"cache of {len(cache):,} x {cache.shape[1]} bits: {cache.nbytes / 1e6:.0f} MB;")
-    print(f"resident memory grew by {used:.0f} MB with it and its two models")
+    print(f"peak resident memory grew by {used:.0f} MB with it and its two models")
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
