@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 DATA_DIR = "dataset"
 SAMPLE_FILE = Path(__file__).resolve().parent / "dataset" / "mnist_sample.npz"
@@ -416,8 +416,10 @@ class OwnExamples(Sampler):
     def __iter__(self) -> Iterator[int]:
         if self.generator is None:
             return iter(range(self.rank, self.num_examples, self.size))
-        order = torch.randperm(self.num_examples, generator=self.generator)  # in all processes
-        return iter(order[order % self.size == self.rank][: len(self)].tolist())
+        # The same order in all processes, each of which takes its own.
+        order = RandomSampler(range(self.num_examples), generator=self.generator)
+        own = [i for i in order if i % self.size == self.rank]
+        return iter(own[: len(self)])
 
 
 def make_loader(dataset: Dataset, batch_size: int, order: OwnExamples | None = None):
