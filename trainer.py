@@ -305,8 +305,12 @@ class Trainer:
 
     def best_row(self) -> dict[str, float] | None:
         """The epoch with the smallest validation figure, of equal ones the latest."""
+
+        def figure(row):
+            return math.inf if math.isnan(row[self.val_metric]) else row[self.val_metric]
+
         measured = [row for row in reversed(self.history) if self.val_metric in row]
-        return min(measured, key=lambda row: row[self.val_metric], default=None)
+        return min(measured, key=figure, default=None)
 
     def set_learning_rate(self, progress: float) -> None:
         """Half a cosine from the peak at progress 0 to nothing at progress 1."""
