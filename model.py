@@ -5,6 +5,7 @@ through its task object: `loss`, `encode`, `decode`, `generate`, `state_dict` an
 """
 
 import ast
+import contextlib
 import inspect
 import itertools
 import math
@@ -145,12 +146,29 @@ class BaseJointModel(LatentModel):
 class BaseProposalModel(LatentModel):
     """q(h|x); `self.net` maps x to logits of h."""
 
+    shared = None  # (x, what the network made of it), inside `run_once`
+
     def h_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network: x [B, *x_shape] -> logits [B, K], or [B, D, C] if categorical."""
-        logits = self.net(x)
+        if self.shared and self.shared[0] is x:
+            logits = self.shared[1] if torch.is_grad_enabled() else self.shared[1].detach()
+        else:
+            logits = self.net(x)
         if self.latent == "categorical":
             return logits.reshape(len(x), self.latent_dim, self.num_categories)
         return logits.reshape(len(x), self.latent_dim)
+
+    @contextlib.contextmanager
+    def run_once(self, x: torch.Tensor):
+        """Inside the block the network runs once for the batch `x`, however often it is asked.
+
+        The chain draws from q(h|x) and the loss scores its states, both with the same weights.
+        """
+        self.shared = x, self.net(x)
+        try:
+            yield
+        finally:
+            self.shared = None
 
 
 class BaseSampler:
@@ -435,12 +453,13 @@ class JSATask(Task):
     def loss(self, x, labels, index):
         idx = index if self.use_cache else None
         before = self.sampler.cache[idx] if idx is not None else None
-        with torch.no_grad():
-            h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
-        if self.chain_states == "all":
-            loss_joint, loss_proposal = self.chain_average_loss(x)
-        else:
-            loss_joint, loss_proposal = self.jsa_loss(self.joint, self.proposal, x, h)
+        with self.proposal.run_once(x):
+            with torch.no_grad():
+                h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
+            if self.chain_states == "all":
+                loss_joint, loss_proposal = self.chain_average_loss(x)
+            else:
+                loss_joint, loss_proposal = self.jsa_loss(self.joint, self.proposal, x, h)
         metrics = {
             "loss_joint": loss_joint.detach(),
             "loss_proposal": loss_proposal.detach(),

@@ -179,10 +179,11 @@ class Bare(Loop):
 
     def loss(self, x, index):
         idx = index if self.cache else None
-        h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
-        if self.last_only:
-            return sum(submission.jsa_loss(self.joint, self.proposal, x, h))
-        return sum(self.task.chain_average_loss(x))
+        with self.proposal.run_once(x):
+            h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
+            if self.last_only:
+                return sum(submission.jsa_loss(self.joint, self.proposal, x, h))
+            return sum(self.task.chain_average_loss(x))
 
 
 class Ceiling(Loop):
@@ -192,8 +193,8 @@ class Ceiling(Loop):
         steps, batch = self.num_mis_steps, len(x)
         every = torch.arange(batch)
         pixels = x.reshape(batch, 784)
+        logits = self.proposal.net(x)
         with torch.no_grad():
-            logits = self.proposal.net(x)
             draws = torch.rand(steps + 1, *logits.shape) < torch.sigmoid(logits)
             states = draws.float()  # (T+1, B, K)
             if self.cache:
@@ -211,7 +212,6 @@ class Ceiling(Loop):
             row, example = weight.nonzero(as_tuple=True)
             mean_state = torch.einsum("tb,tbk->bk", weight, states)  # sums to h / B over t
         # log q(h|x) is linear in h: its average over states is its value at their average.
-        logits = self.proposal.net(x)
         loss_q = F.softplus(logits).sum() / batch - (mean_state * logits).sum()
         log_p = self.pixel_log_prob(states[row, example], pixels[example])
         return loss_q - (weight[row, example] * log_p).sum()
