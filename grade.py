@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from skimage.metrics import structural_similarity
 
-TASKS = ("VAEwolabel", "Genwithlabel", "JSA")
-QUALITY_POINTS = {"VAEwolabel": 10, "Genwithlabel": 30, "JSA": 30}
+TASKS = ("VAEwolabel", "Genwithlabel", "JSA", "CGAE")
+QUALITY_POINTS = {"VAEwolabel": 10, "Genwithlabel": 30, "JSA": 30, "CGAE": 0}
 SAMPLES_PER_CLASS = 100
 NUM_PIXELS = 784
 
@@ -238,7 +238,8 @@ def format_table(results: dict[str, dict]) -> str:
     columns = ("MSE", "SSIM", "FID", "bits", "bonus", "raw", "Grade")
     lines = [f"{'task':<13}" + "".join(f"{name:>8}" for name in columns) + f"{'points':>12}"]
     for task, row in results.items():
-        points = f"{row['points']:.2f} / {QUALITY_POINTS[task]}"
+        most = QUALITY_POINTS[task]
+        points = f"{row['points']:.2f} / {most}" if most else "-"
         if row["reason"]:
             lines.append(f"{task:<13}not graded: {row['reason']}")
             continue

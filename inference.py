@@ -27,7 +27,7 @@ from data_utils import (
     set_seed,
     to_uint8,
 )
-from model import DEFAULTS, TASKS, Task, make_task, todo_message
+from model import DEFAULTS, Task, available_tasks, make_task, todo_message
 from trainer import TrainingError, pick_device, read_checkpoint, reconstruction_rows
 
 SAMPLES_PER_CLASS = 100  # what grade.py expects
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
         "split": args.split,
         "images_sha256": fingerprint(images),
         "code_kind": task.code_kind,
-        "num_categories": config.get("num_categories", 0),
+        "num_categories": task.num_categories,
         "nll": nll,
         "nll_samples": args.nll,
     }
@@ -192,7 +192,8 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Codes, reconstructions and samples of a model.")
     parser.add_argument("--checkpoint_path", required=True, help="for instance runs/JSA/best.pth")
-    parser.add_argument("--task", choices=TASKS, help="needed only without a config inside")
+    tasks = available_tasks(submission)
+    parser.add_argument("--task", choices=tasks, help="needed only without a config inside")
     parser.add_argument("--latent_dim", type=int, help="needed only without a config inside")
     parser.add_argument("--data_dir", help="holds the split files (default: as in training)")
     parser.add_argument("--split", default="valid", help="read NAME.npz (default: valid)")

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ANNEAL = 0.6  # share of the epochs in which sigma goes from --sigma_start to --sigma
+ANNEAL = 0.6  # share of the epochs in which sigma (or beta) goes from its start to its end
+MODE_SWEEPS = 3  # over the patches of an image, when it is encoded
 ACTIVATIONS = {
     "leaky_relu": nn.LeakyReLU,
     "relu": nn.ReLU,
@@ -246,6 +247,127 @@ class BaseSampler:
 
 
 # ----------------------------------------------------------------------------------------------
+# Base classes and helpers of part 5
+
+
+def split_choices(choices: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """Prototype k, row i and column j of choices (k * size + i) * size + j, each [...]."""
+    place = choices % (size * size)
+    return choices // (size * size), place // size, place % size
+
+
+def draw(log_p: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """One draw a row of log-probabilities [N, C]: int64 [N, 1], by one uniform number a row.
+
+    The draw is the first category at which the cumulative probability exceeds the number.
+    """
+    cumulative = log_p.exp().cumsum(dim=1)  # (N, C)
+    u = torch.rand(len(log_p), 1, generator=generator, device=log_p.device)
+    found = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)
+    return found.clamp(max=log_p.shape[1] - 1)  # where rounding took u * sum up to the sum
+
+
+class BasePatchJoint(nn.Module):
+    """p(x, h) of part 5: its prototypes, and how often each choice was taken in training.
+
+    Args:
+        latent_dim: H, patches an image.
+        num_prototypes: K.
+        patch_size: R, odd.
+        size: S, height and width of the image.
+        beta: 1 / (2 sigma^2) of the Gaussian likelihood; a buffer, since it follows a schedule.
+    """
+
+    latent = "categorical"
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        num_prototypes: int = 16,
+        patch_size: int = 7,
+        size: int = 28,
+        beta: float = 30.0,
+    ):
+        super().__init__()
+        if patch_size % 2 == 0:
+            raise ValueError(f"--patch_size must be odd, not {patch_size}")
+        self.latent_dim, self.size = latent_dim, size
+        self.num_categories = num_prototypes * size * size
+        self.prototypes = nn.Parameter(0.5 * torch.rand(num_prototypes, patch_size, patch_size))
+        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.register_buffer("counts", torch.ones(self.num_categories))
+
+    def decode(self, h: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a subclass renders the choices")
+
+    def log_joint_prob(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a subclass scores the image")
+
+
+class BasePatchProposal(nn.Module):
+    """q(h|x) of part 5: one small network for all components.
+
+    Args:
+        joint: whose prototypes place the patches; they are no parameters of q.
+        net: residual [N, 1, S, S] -> logits [N, K * S * S]; None: two convolutions.
+    """
+
+    def __init__(self, joint: BasePatchJoint, net: nn.Module | None = None, width: int = 16):
+        super().__init__()
+        self.latent_dim = joint.latent_dim
+        # Functions, not the joint model itself, whose parameters would become q's.
+        self.prototypes = lambda: joint.prototypes.detach()
+        self.joint_decode = lambda h: joint.decode(h).detach()
+        k, r, _ = joint.prototypes.shape
+        self.net = net or nn.Sequential(
+            nn.Conv2d(1, width, r, padding=r // 2),  # (N, 16, S, S)
+            nn.LeakyReLU(),
+            nn.Conv2d(width, k, 1),  # (N, K, S, S)
+            nn.Flatten(),
+        )
+
+    def choice_log_probs(self, residual: torch.Tensor) -> torch.Tensor:
+        """log q of every choice for the next component: [N, 1, S, S] -> [N, K * S * S]."""
+        return torch.log_softmax(self.net(residual), dim=1)
+
+    def proposal(self, x: torch.Tensor) -> "PatchDistribution":
+        """q(h|x) as the sampler of part 4 wants it."""
+        return PatchDistribution(self, x)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """The likeliest choice for each component in turn, int64 [B, H]."""
+        choices = []
+        for _ in range(self.latent_dim):
+            choices.append(self.choice_log_probs(x).argmax(dim=1, keepdim=True))
+            x = x - self.joint_decode(choices[-1])
+        return torch.cat(choices, dim=1)
+
+    def run_once(self, x: torch.Tensor):
+        """As in BaseProposalModel; here the network sees residuals, which differ every time."""
+        return contextlib.nullcontext()
+
+    def sample_latent(self, x: torch.Tensor, num_samples: int = 1) -> torch.Tensor:
+        raise NotImplementedError("a subclass draws component by component")
+
+    def log_conditional_prob(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a subclass scores the choices")
+
+
+class PatchDistribution:
+    """q(h|x) for given images."""
+
+    def __init__(self, proposal: BasePatchProposal, x: torch.Tensor):
+        self.model, self.x = proposal, x
+
+    def sample(self, sample_shape: tuple[int, ...] = (1,)) -> torch.Tensor:
+        return self.model.sample_latent(self.x, sample_shape[0])
+
+    def log_prob(self, h: torch.Tensor) -> torch.Tensor:
+        return self.model.log_conditional_prob(h, self.x)
+
+
+# ----------------------------------------------------------------------------------------------
 # Task objects: all that the trainer and the inference know of a task
 
 
@@ -259,6 +381,7 @@ class Task:
     """
 
     code_kind = "float"
+    num_categories = 0  # of one entry, where code_kind is "categorical"
     sampler: BaseSampler | None = None
 
     def __init__(self, model: nn.Module):
@@ -299,6 +422,9 @@ class Task:
             log_w = self.log_weights(x, labels, min(chunk, num_samples - start))
             total = torch.logaddexp(total, torch.logsumexp(log_w, dim=0))
         return total - math.log(num_samples)
+
+    def prepare(self, x: torch.Tensor) -> None:
+        """Look at the training images [N, 1, 28, 28] once, before the first epoch."""
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Set what follows a schedule; epochs count from 1."""
@@ -438,6 +564,7 @@ class JSATask(Task):
         self.code, self.code_draws = code, code_draws
         self.use_cache = False
         self.code_kind = joint.latent
+        self.num_categories = joint.num_categories
 
     def start_epoch(self, epoch, num_epochs):
         self.use_cache = epoch >= self.cache_start_epoch
@@ -585,10 +712,179 @@ class ToyTask(JSATask):
         figure.savefig(folder / "toy.png", dpi=80)
 
 
+class PatchTask(Task):
+    """CGAE: prototypes learned from choices that one Gibbs sweep a batch draws.
+
+    Args:
+        joint: the student's PatchJoint.
+        sampler: keeps the choices of every training image from one epoch to the next.
+        patch_log_scores, gibbs_sweep: the student's functions.
+        beta, beta_start: inverse temperature in the last epochs and in the first.
+        lr: learning rate of the prototypes.
+    """
+
+    code_kind = "categorical"
+
+    def __init__(
+        self, joint, sampler, patch_log_scores, gibbs_sweep, *, beta=30.0, beta_start=1.0, lr=2e-2
+    ):
+        super().__init__(nn.ModuleDict({"joint": joint}))
+        self.joint, self.sampler = joint, sampler
+        self.patch_log_scores, self.gibbs_sweep = patch_log_scores, gibbs_sweep
+        self.beta, self.beta_start, self.lr = beta, beta_start, lr
+        self.num_categories = joint.num_categories
+
+    def prepare(self, x):
+        """Start from patches of the data, at half their ink: several patches share a stroke."""
+        k, r, _ = self.joint.prototypes.shape
+        some = x[torch.randperm(len(x))[:1000]]
+        patches = F.unfold(some, r).transpose(1, 2).reshape(-1, r * r)  # (n * places, R*R)
+        inked = patches[patches.mean(dim=1) > 0.1]
+        chosen = inked[torch.randperm(len(inked))[:k]].reshape(-1, r, r)
+        with torch.no_grad():
+            self.joint.prototypes[: len(chosen)] = 0.5 * chosen.to(self.joint.prototypes)
+
+    def start_epoch(self, epoch, num_epochs):
+        progress = min(1.0, (epoch - 1) / max(1, ANNEAL * num_epochs))
+        self.joint.beta.fill_(self.beta_start * (self.beta / self.beta_start) ** progress)
+        taken = self.sampler.cache[(self.sampler.cache >= 0).all(dim=1)]
+        if len(taken):
+            count = torch.bincount(taken.flatten().long(), minlength=self.num_categories)
+            self.joint.counts.copy_(count)
+
+    def param_groups(self):
+        return [{"params": self.joint.parameters(), "lr": self.lr}]
+
+    def loss(self, x, labels, index):
+        start = self.pursuit(x)
+        if index is not None:
+            start = self.sampler.start_state(start, index)
+        choices = self.gibbs_sweep(x, start, self.joint.prototypes.detach(), self.joint.beta)
+        if index is not None:
+            self.sampler.cache[index] = choices.to(self.sampler.cache.dtype)
+        loss = -self.joint.log_joint_prob(x, choices).mean()
+        return loss, {"moved": (choices != start).float().mean(), **self.shares(choices)}
+
+    def shares(self, choices):
+        """The share of the most used prototype, and of the most used place, among the choices."""
+        k, i, j = split_choices(choices, self.joint.size)
+        count = [torch.bincount(used.flatten()).max() for used in (k, i * self.joint.size + j)]
+        return {"top_prototype": count[0] / k.numel(), "top_place": count[1] / k.numel()}
+
+    @torch.no_grad()
+    def pursuit(self, x):
+        """Choices by matching pursuit: each takes what is best for what is left, [B, H]."""
+        residual, choices = x, []
+        for _ in range(self.joint.latent_dim):
+            choices.append(self.best(residual))
+            residual = residual - self.joint.decode(choices[-1])
+        return torch.cat(choices, dim=1)
+
+    def best(self, residual):
+        """The choice that explains most of a residual, [B, 1]."""
+        log_p = self.patch_log_scores(residual, self.joint.prototypes.detach(), 1.0)
+        return log_p.argmax(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def encode(self, x, labels):
+        """Matching pursuit, then sweeps in which each component takes its best choice.
+
+        These are Gibbs sweeps at temperature 0: iterated conditional modes (Besag 1986).
+        """
+        choices = self.pursuit(x)
+        residual = x - self.joint.decode(choices)
+        for h in list(range(self.joint.latent_dim)) * MODE_SWEEPS:
+            one = choices[:, h : h + 1]  # (B, 1), a view of `choices`
+            residual = residual + self.joint.decode(one)
+            one.copy_(self.best(residual))
+            residual = residual - self.joint.decode(one)
+        return choices
+
+    def decode(self, code, labels):
+        return as_images(self.joint.decode(code), "PatchJoint.decode").clamp(0, 1)
+
+    def generate(self, labels):
+        """Independent choices, each as often as it was taken in training."""
+        shape = len(labels), self.joint.latent_dim
+        choices = torch.multinomial(self.joint.counts, math.prod(shape), replacement=True)
+        return self.decode(choices.reshape(shape), labels)
+
+    def draw(self, dataset, folder, device) -> None:
+        """patches.png: the prototypes, and four images put together patch by patch."""
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+
+        x = torch.stack([dataset[i][0] for i in range(min(4, len(dataset)))]).to(device)
+        choices = self.encode(x, None)
+        _, i, j = (part.cpu() for part in split_choices(choices, self.joint.size))
+        prototypes = self.joint.prototypes.detach().cpu()
+        num_patches, width = choices.shape[1], prototypes.shape[-1]
+        steps = sorted({max(1, num_patches * s // 6) for s in range(1, 7)})
+        columns = len(steps) + 2
+        figure = Figure(figsize=(1.5 * columns, 1.6 * (len(x) + 1)), layout="constrained")
+        upper, lower = figure.subfigures(2, 1, height_ratios=[1, len(x)])
+        upper.suptitle("prototypes (red adds ink, blue takes it away)", fontsize=9)
+        limit = prototypes.abs().max()
+        places = upper.subplots(2, -(-len(prototypes) // 2), squeeze=False).flat
+        for axis, prototype in zip(places, prototypes, strict=False):
+            axis.imshow(prototype, cmap="berlin", vmin=-limit, vmax=limit)
+        colors = colormaps["hsv"](torch.linspace(0, 0.9, num_patches).numpy())
+        rows = lower.subplots(len(x), columns, squeeze=False)
+        for n, row in enumerate(rows):
+            pictures = [x[n], *(self.decode(choices[n : n + 1, :s], None)[0] for s in steps)]
+            titles = ["image", *(f"{s} patches" for s in steps)]
+            for axis, picture, title in zip(row, pictures, titles, strict=False):
+                axis.imshow(picture[0].cpu(), cmap="gray", vmin=0, vmax=1)
+                axis.set_title(title if n == 0 else "", fontsize=8)
+            row[-1].imshow(x[n, 0].cpu(), cmap="gray", vmin=0, vmax=2)
+            row[-1].set_title("where they are" if n == 0 else "", fontsize=8)
+            for h, color in enumerate(colors):
+                corner = j[n, h] - width / 2, i[n, h] - width / 2
+                row[-1].add_patch(Rectangle(corner, width, width, fill=False, color=color))
+        for axis in figure.axes:
+            axis.axis("off")
+        figure.savefig(folder / "patches.png", dpi=80)
+
+
+class AmortisedPatchTask(PatchTask):
+    """CGAE with a proposal network: MIS in place of the Gibbs sweep, and JSA's two losses.
+
+    Args:
+        jsa: part 4's task object over PatchJoint and PatchProposal.
+    """
+
+    def __init__(self, jsa, patch_log_scores, *, beta, beta_start, lr):
+        names = {"beta": beta, "beta_start": beta_start, "lr": lr}
+        super().__init__(jsa.joint, jsa.sampler, patch_log_scores, None, **names)
+        self.jsa, self.model = jsa, jsa.model
+
+    def start_epoch(self, epoch, num_epochs):
+        super().start_epoch(epoch, num_epochs)
+        self.jsa.use_cache = epoch >= self.jsa.cache_start_epoch
+
+    def param_groups(self):
+        return self.jsa.param_groups()
+
+    def loss(self, x, labels, index):
+        loss, metrics = self.jsa.loss(x, labels, index)
+        last = self.sampler.rows[-1], torch.arange(len(x), device=x.device)
+        return loss, metrics | self.shares(self.sampler.states[last])
+
+    def log_weights(self, x, labels, num_samples):
+        return self.jsa.log_weights(x, labels, num_samples)
+
+    def diagnostics(self, x):
+        return self.jsa.diagnostics(x)
+
+    def encode(self, x, labels):
+        return self.jsa.encode(x, labels)
+
+
 # ----------------------------------------------------------------------------------------------
 # From settings to a task object
 
-TASKS = ("VAEwolabel", "Genwithlabel", "JSA")
+TASKS = ("VAEwolabel", "Genwithlabel", "JSA", "CGAE")
 VAE_DEFAULTS = {
     "latent_dim": 20,
     "likelihood": "gaussian",
@@ -622,6 +918,21 @@ DEFAULTS = {
         "code": "best",
         "code_draws": 20,
     },
+    "CGAE": {
+        "latent_dim": 14,
+        "num_prototypes": 16,
+        "patch_size": 7,
+        "sampler": "gibbs",
+        "binarize": "none",
+        "epochs": 12,
+        "batch_size": 100,
+        "lr": 2e-2,
+        "beta": 30.0,
+        "beta_start": 1.0,
+        "lr_proposal": 1e-3,
+        "num_mis_steps": 2,
+        "cache_start_epoch": 1,
+    },
 }
 TOY_DEFAULTS = DEFAULTS["JSA"] | {
     "dataset": "gaussian2d",
@@ -638,6 +949,12 @@ TOY_DEFAULTS = DEFAULTS["JSA"] | {
     "sigma_start": 0.05,
     "cache_start_epoch": 1,
 }
+
+
+def available_tasks(submission) -> tuple[str, ...]:
+    """The tasks for which `submission` has a place: a course may leave parts out."""
+    names = ("VAE", "GenModel", "JointModel", "PatchJoint")
+    return tuple(task for task, name in zip(TASKS, names, strict=True) if hasattr(submission, name))
 
 
 def make_task(submission, settings: dict, num_examples: int = 0, device="cpu") -> Task:
@@ -663,6 +980,8 @@ def make_task(submission, settings: dict, num_examples: int = 0, device="cpu") -
         kind = ToyTask if toy else JSATask
         functions = submission.jsa_loss, submission.log_importance_weight
         return kind(joint, proposal, sampler, *functions, **arguments)
+    if settings["task"] == "CGAE":
+        return make_patch_task(submission, settings, num_examples, device)
     use_labels = settings["task"] == "Genwithlabel"
     network = submission.GenModel if use_labels else submission.VAE
     arguments = {"latent_dim": settings["latent_dim"]}
@@ -678,6 +997,31 @@ def make_task(submission, settings: dict, num_examples: int = 0, device="cpu") -
     )
 
 
+def make_patch_task(submission, settings: dict, num_examples: int, device) -> PatchTask:
+    names = ("num_prototypes", "patch_size", "beta")
+    arguments = {name: settings[name] for name in names}
+    joint = submission.PatchJoint(settings["latent_dim"], **arguments).to(device)
+    schedule = {name: settings[name] for name in ("beta", "beta_start", "lr")}
+    if settings["sampler"] == "gibbs":
+        sampler = BaseSampler(joint, None, num_examples, device)
+        functions = submission.patch_log_scores, submission.gibbs_sweep
+        return PatchTask(joint, sampler, *functions, **schedule)
+    proposal = submission.PatchProposal(joint).to(device)
+    jsa = JSATask(
+        joint,
+        proposal,
+        submission.MISampler(joint, proposal, num_examples, device),
+        submission.jsa_loss,
+        submission.log_importance_weight,
+        num_mis_steps=settings["num_mis_steps"],
+        cache_start_epoch=settings["cache_start_epoch"],
+        lr_joint=settings["lr"],
+        lr_proposal=settings["lr_proposal"],
+        code="best",
+    )
+    return AmortisedPatchTask(jsa, submission.patch_log_scores, **schedule)
+
+
 # ----------------------------------------------------------------------------------------------
 # What is still to do
 
@@ -687,7 +1031,8 @@ def missing_todos(submission, task: str) -> list[str]:
 
     Read off the source text, so that all of them are found and not only the first that stops.
     """
-    parts = {"VAEwolabel": ("2",), "Genwithlabel": ("2.3", "3"), "JSA": ("4",)}[task]
+    parts = {"VAEwolabel": ("2",), "Genwithlabel": ("2.3", "3"), "JSA": ("4",), "CGAE": ("5",)}
+    parts = parts[task]
     if task == "Genwithlabel" and hasattr(submission.GenModel, "loss"):
         parts = ("3",)  # its own loss takes the place of vae_loss
     found = []

@@ -4,6 +4,8 @@
     part 3    GenModel (TODO 3)
     part 4    JointModel and ProposalModel (TODO 4.1 to 4.3), the MIS step (TODO 4.4),
               MISampler (TODO 4.5), jsa_loss (TODO 4.6)
+    part 5    render (TODO 5.1), patch_log_scores (TODO 5.2), gibbs_sweep (TODO 5.3),
+              PatchJoint and PatchProposal (TODO 5.4)
 
 Do not change names, arguments or what a function returns; everything inside is yours. You may add
 functions and classes, and import from torch, numpy and model.py.
@@ -13,6 +15,8 @@ or int64 [B, D] (categorical); several draws come first, [S, B, K]. Every log-pr
 nats and summed over the dimensions of one example: [B] or [S, B].
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,11 +24,15 @@ from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
 from model import (
     BaseJointModel,
+    BasePatchJoint,
+    BasePatchProposal,
     BaseProposalModel,
     BaseSampler,
     conv_decoder,
     conv_encoder,
+    draw,
     mlp,
+    split_choices,
 )
 
 # ----------------------------------------------------------------------------------------------
@@ -404,3 +412,155 @@ def jsa_loss(joint, proposal, x: torch.Tensor, h: torch.Tensor):
     h = h.detach()
     return -joint.log_joint_prob(x, h).mean(), -proposal.log_conditional_prob(h, x).mean()
     # END SOLUTION
+
+
+# ----------------------------------------------------------------------------------------------
+# Part 5 (challenge): an image as a sum of movable patches
+
+
+def render(
+    choices: torch.Tensor, prototypes: torch.Tensor, size: int = 28, overwrite: bool = False
+) -> torch.Tensor:
+    """The image that places one prototype for each choice, o = sum over h of k_h at (i_h, j_h).
+
+    Args:
+        choices: int64 [..., H], each one of K * size * size; `split_choices` says which.
+        prototypes: [K, R, R] with R odd. The middle of a prototype comes to pixel (i, j), and what
+            hangs over the border is cut off.
+        size: height and width of the image.
+        overwrite: a later patch (of larger h) replaces what is below its R x R pixels, instead of
+            being added.
+
+    Returns:
+        [..., 1, size, size]; gradients reach the prototypes.
+    """
+    # TODO 5.1: a canvas with a margin of R // 2 takes all R * R pixels of every patch; cut the
+    # margin off at the end. Hint: `scatter_add` adds all pixels of all patches at once.
+    # BEGIN SOLUTION
+    width, lead = prototypes.shape[-1], choices.shape[:-1]
+    k, i, j = split_choices(choices.reshape(-1, choices.shape[-1]), size)  # (N, H) each
+    wide, margin = size + width - 1, width // 2
+    steps = torch.arange(width, device=choices.device)
+    inside = (steps.unsqueeze(1) * wide + steps).flatten()  # (R*R,), pixels of a patch at (0, 0)
+    index = (i * wide + j).unsqueeze(-1) + inside  # (N, H, R*R)
+    patches = prototypes.flatten(1)[k]  # (N, H, R*R)
+    canvas = patches.new_zeros(len(k), wide * wide)
+    if overwrite:
+        for h in range(k.shape[1]):
+            canvas = canvas.scatter(1, index[:, h], patches[:, h])
+    else:
+        canvas = canvas.scatter_add(1, index.flatten(1), patches.flatten(1))
+    inner = slice(margin, margin + size)
+    return canvas.reshape(*lead, 1, wide, wide)[..., inner, inner]
+    # END SOLUTION
+
+
+def patch_log_scores(
+    residual: torch.Tensor, prototypes: torch.Tensor, beta: float | torch.Tensor
+) -> torch.Tensor:
+    """The log-probability of every choice for one component, given what it has to explain.
+
+    log softmax over (k, i, j) of -beta ||r - w||^2, where w is prototype k placed at (i, j).
+
+    Args:
+        residual: r, [N, 1, S, S].
+        prototypes: [K, R, R] with R odd.
+        beta: inverse temperature, 1 / (2 sigma^2) of a Gaussian likelihood.
+
+    Returns:
+        [N, K * S * S], in the order of `split_choices`; each row is normalised.
+    """
+    # TODO 5.2: ||r - w||^2 = ||r||^2 - 2 <r, w> + ||w||^2, and ||r||^2 is the same for all. One
+    # convolution gives all <r, w>. ||w||^2 counts only the pixels of w inside the image.
+    # BEGIN SOLUTION
+    weights, margin = prototypes.unsqueeze(1), prototypes.shape[-1] // 2
+    inner = F.conv2d(residual, weights, padding=margin)  # (N, K, S, S)
+    square = F.conv2d(torch.ones_like(residual[:1]), weights**2, padding=margin)  # (1, K, S, S)
+    return torch.log_softmax((beta * (2 * inner - square)).flatten(1), dim=1)
+    # END SOLUTION
+
+
+@torch.no_grad()
+def gibbs_sweep(
+    x: torch.Tensor,
+    choices: torch.Tensor,
+    prototypes: torch.Tensor,
+    beta: float | torch.Tensor,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Draw every component anew, one after the other, each given all others.
+
+    Args:
+        x: [B, 1, S, S].
+        choices: int64 [B, H], the current state; it is left as it is.
+        prototypes: [K, R, R]; beta: as in `patch_log_scores`.
+        generator: source of the random numbers; None: PyTorch's global one.
+
+    Returns:
+        int64 [B, H], one step of a chain that leaves p(choices | x) as it is.
+    """
+    # TODO 5.3: carry the residual x - o along. Take component h out of o, score all choices for
+    # its place, draw one (`draw(log_p, generator)` is given), put that one in.
+    # BEGIN SOLUTION
+    size, choices = x.shape[-1], choices.clone()
+    residual = x - render(choices, prototypes, size)
+    for h in range(choices.shape[1]):
+        one = choices[:, h : h + 1]  # (B, 1), a view of `choices`
+        residual = residual + render(one, prototypes, size)
+        one.copy_(draw(patch_log_scores(residual, prototypes, beta), generator))
+        residual = residual - render(one, prototypes, size)
+    return choices
+    # END SOLUTION
+
+
+class PatchJoint(BasePatchJoint):
+    """p(x, h): H choices, uniform and independent, and x ~ N(o(h), I / (2 beta))."""
+
+    def decode(self, h: torch.Tensor) -> torch.Tensor:
+        """o(h), the mean of p(x|h): h int64 [..., H] -> [..., 1, S, S]."""
+        # TODO 5.4: `self.prototypes` and `self.size` are given.
+        # BEGIN SOLUTION
+        return render(h, self.prototypes, self.size)
+        # END SOLUTION
+
+    def log_joint_prob(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """log p(x, h) in nats: x [B, 1, S, S] and h [B, H] or [S, B, H] -> [B] or [S, B]."""
+        # TODO 5.4: log p(h) of H choices out of `self.num_categories` + log p(x|h), with the
+        # Gaussian's constant. The prototypes learn through the gradient of this.
+        # BEGIN SOLUTION
+        log_prior = -self.latent_dim * math.log(self.num_categories)
+        pixels = Normal(self.decode(h), (2 * self.beta) ** -0.5, validate_args=False)
+        return log_prior + Independent(pixels, 3).log_prob(x)
+        # END SOLUTION
+
+
+class PatchProposal(BasePatchProposal):
+    """q(h|x), component by component: q(h_1|x) q(h_2|x, h_1) ... by one network.
+
+    The network sees what the components before leave unexplained, x minus their patches.
+    """
+
+    def sample_latent(self, x: torch.Tensor, num_samples: int = 1) -> torch.Tensor:
+        """Draw h ~ q(h|x) `num_samples` times: x [B, 1, S, S] -> int64 [num_samples, B, H]."""
+        # TODO 5.4: `self.choice_log_probs(residual)` runs the network, [N, 1, S, S] -> [N, K*S*S];
+        # `self.prototypes()` are the joint model's, without gradient.
+        # BEGIN SOLUTION
+        size, residual = x.shape[-1], x.repeat(num_samples, 1, 1, 1)  # (num_samples * B, 1, S, S)
+        choices = []
+        for _ in range(self.latent_dim):
+            choices.append(draw(self.choice_log_probs(residual)))  # (num_samples * B, 1)
+            residual = residual - render(choices[-1], self.prototypes(), size)
+        return torch.cat(choices, dim=1).reshape(num_samples, len(x), self.latent_dim)
+        # END SOLUTION
+
+    def log_conditional_prob(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """log q(h|x) in nats: h [B, H] or [S, B, H] and x [B, 1, S, S] -> [B] or [S, B]."""
+        # TODO 5.4: here all H residuals are known at once. Hint: `cumsum` over the single patches.
+        # BEGIN SOLUTION
+        patches = render(h.unsqueeze(-1), self.prototypes(), x.shape[-1])  # ([S,] B, H, 1, S, S)
+        before = patches.cumsum(dim=-4) - patches  # of the components 1 ... h-1
+        residual = x.unsqueeze(-4) - before  # ([S,] B, H, 1, S, S)
+        log_p = self.choice_log_probs(residual.flatten(0, -4))  # (N, K*S*S)
+        chosen = log_p.gather(1, h.reshape(-1, 1))  # (N, 1)
+        return chosen.reshape(h.shape).sum(dim=-1)
+        # END SOLUTION

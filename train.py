@@ -17,13 +17,24 @@ from data_utils import (
     gaussian2d,
     keep_freed_memory,
     load_split,
+    make_loader,
     set_seed,
 )
-from model import ACTIVATIONS, DEFAULTS, TASKS, TOY_DEFAULTS, ToyTask, make_task, todo_message
+from model import (
+    ACTIVATIONS,
+    DEFAULTS,
+    TOY_DEFAULTS,
+    PatchTask,
+    ToyTask,
+    available_tasks,
+    make_task,
+    todo_message,
+)
 from trainer import Processes, Trainer, TrainingError, draw_pictures, pick_device, write_config
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
 MAX_TOY_STATES = 4096
+TASKS = available_tasks(submission)
 ONLY_THIS_CALL = {"save_dir", "resume", "overwrite"}  # no settings of the run
 
 
@@ -41,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--data_dir", help=f"holds train.npz and valid.npz (default: {DATA_DIR})")
     run.add_argument("--epochs", type=positive(int), help="passes over the training split")
     run.add_argument("--batch_size", type=positive(int), help="examples a step")
+    run.add_argument("--lr", type=positive(float), help="peak learning rate of Adam (not for JSA)")
     run.add_argument("--seed", type=int, help="seeds everything random (default: 0)")
     run.add_argument("--device", help="cpu, cuda, or auto: cuda if there is one (default: auto)")
     run.add_argument(
@@ -85,8 +97,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="pixels to 0/1: at half intensity, or drawn anew at each visit",
     )
 
+    if "VAEwolabel" in TASKS:
+        add_vae_flags(parser)
+    if "JSA" in TASKS:
+        add_jsa_flags(parser)
+    if "CGAE" in TASKS:
+        add_patch_flags(parser)
+    return parser
+
+
+def add_vae_flags(parser: argparse.ArgumentParser) -> None:
     vae = parser.add_argument_group("VAEwolabel and Genwithlabel")
-    vae.add_argument("--lr", type=positive(float), help="peak learning rate of Adam")
     vae.add_argument(
         "--var",
         type=positive(float),
@@ -94,6 +115,8 @@ def make_parser() -> argparse.ArgumentParser:
         "samples less like digits",
     )
 
+
+def add_jsa_flags(parser: argparse.ArgumentParser) -> None:
     jsa = parser.add_argument_group("JSA")
     jsa.add_argument("--latent", choices=["bernoulli", "categorical"], help="kind of latent")
     jsa.add_argument("--num_categories", type=positive(int), help="values of a categorical latent")
@@ -135,7 +158,25 @@ def make_parser() -> argparse.ArgumentParser:
     jsa.add_argument("--code_draws", type=positive(int), help="draws for --code")
     jsa.add_argument("--lr_joint", type=positive(float), help="peak learning rate for p(x, h)")
     jsa.add_argument("--lr_proposal", type=positive(float), help="peak learning rate for q(h|x)")
-    return parser
+
+
+def add_patch_flags(parser: argparse.ArgumentParser) -> None:
+    patches = parser.add_argument_group(
+        "CGAE (with --sampler mis also --lr_proposal and others of JSA)"
+    )
+    patches.add_argument("--num_prototypes", type=positive(int), help="K, different patches")
+    patches.add_argument("--patch_size", type=positive(int), help="R, their height and width; odd")
+    patches.add_argument(
+        "--sampler",
+        choices=["gibbs", "mis"],
+        help="one Gibbs sweep a batch, or MIS with a proposal network (JSA)",
+    )
+    patches.add_argument(
+        "--beta",
+        type=positive(float),
+        help="1 / (2 sigma^2) in the last epochs; larger: choices that move less",
+    )
+    patches.add_argument("--beta_start", type=positive(float), help="... in the first epoch")
 
 
 def positive(kind):
@@ -231,6 +272,12 @@ def check_folder(save_dir: Path, config: dict) -> None:
     print(f"{save_dir} holds a run with these settings; starting over (--resume would go on).")
 
 
+def draw_all(task, valid_set: JsaDataset, save_dir: Path, device: torch.device) -> None:
+    draw_pictures(task, valid_set, save_dir, device)
+    if isinstance(task, PatchTask):
+        task.draw(valid_set, save_dir, device)
+
+
 def run(config: dict, save_dir: Path, given: dict) -> None:
     """Train as `config` says; `given` are the flags of the command line."""
     resume = given.get("resume", False)
@@ -250,6 +297,8 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         check_folder(save_dir, config)
     set_seed(config["seed"])
     task = make_task(submission, config, len(train_set), device)
+    if not resume:
+        task.prepare(next(iter(make_loader(train_set, len(train_set))))[0])
     trainer = Trainer(
         task,
         # The fused Adam makes one pass over all parameters instead of several a tensor.
@@ -265,7 +314,7 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         val_metric=config["val_metric"],
         nll_samples=config["nll_samples"],
         nll_every=config["nll_every"],
-        draw=ToyTask.draw if isinstance(task, ToyTask) else draw_pictures,
+        draw=ToyTask.draw if isinstance(task, ToyTask) else draw_all,
         processes=processes,
     )
     if resume:

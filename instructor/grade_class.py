@@ -22,10 +22,8 @@ from pathlib import Path
 from dask.distributed import Client, LocalCluster, as_completed
 from tqdm import tqdm
 
-import grade
 from data_utils import DataError, atomic_write
 from instructor.grade_upload import (
-    MAX_TOTAL,
     Options,
     code_row,
     grade_upload,
@@ -33,6 +31,7 @@ from instructor.grade_upload import (
     version,
 )
 from instructor.make_hidden import Hidden, load_hidden
+from instructor.parts import USUAL, max_total, read_parts, tasks_of
 from instructor.quality import failure
 from instructor.report import write_feedback, write_grades, write_report
 from instructor.sandbox import Limits, SandboxError
@@ -64,6 +63,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--workers", type=int, help="processes on this machine (default: cores)")
     parser.add_argument("--scheduler", help="a running Dask scheduler, tcp://HOST:PORT")
+    parser.add_argument(
+        "--parts", type=read_parts, default=USUAL, help="of the assignment (default: 2,3,4)"
+    )
     parser.add_argument("--title", default="Grades", help="headline of report.html")
     parser.add_argument(
         "--seconds",
@@ -86,7 +88,8 @@ def grade_class(args: argparse.Namespace) -> int:
     uploads = list_uploads(args.uploads.resolve())
     if not uploads:
         raise UploadError(f"{args.uploads} holds no uploads")
-    options = Options(Limits(seconds=args.seconds, budget=10 * args.seconds), args.unsafe)
+    limits = Limits(seconds=args.seconds, budget=10 * args.seconds)
+    options = Options(limits, args.unsafe, args.parts)
     if not args.scheduler:
         require(args.unsafe)
     (args.out / "students").mkdir(parents=True, exist_ok=True)
@@ -168,11 +171,11 @@ def ungraded(upload: Upload, options: Options, error: BaseException) -> dict:
         "unsafe": options.unsafe,
         "reason": reason,
         "notes": [],
-        "code": code_row([], reason),
-        "quality": {task: failure(task, reason) for task in grade.TASKS},
+        "code": code_row([], reason, options.parts),
+        "quality": {task: failure(task, reason) for task in tasks_of(options.parts)},
         "logs": {},
         "total": 0.0,
-        "max_total": MAX_TOTAL,
+        "max_total": max_total(options.parts),
         "seconds": {},
     }
 

@@ -17,20 +17,17 @@ from pathlib import Path
 
 import psutil
 
-import grade
 from instructor.make_hidden import Hidden
+from instructor.parts import USUAL, code_points, max_total, tasks_of
 from instructor.quality import failure, measure
 from instructor.sandbox import WALL, Limits
 from instructor.sandbox_check import require
 from instructor.uploads import Upload, UploadError, fingerprint, plain, unpack_limited
-from tests.conftest import PARTS
 from tests.worker import ROOT
 
-CODE_POINTS = 90.0
 MEMORY = 9 << 30  # address space of the autograder, which handles arrays of students' making
-MAX_TOTAL = CODE_POINTS + sum(grade.QUALITY_POINTS.values())
 FOLDER = "grading"  # temporary folders are called grading-<process id>-...
-OWN = "grade_upload pytest_sandbox quality quality_child sandbox seccomp uploads"
+OWN = "grade_upload parts pytest_sandbox quality quality_child sandbox seccomp uploads"
 GRADER = ["*.py", "tests/**/*.py", "tests/expected/*"]
 GRADER += [f"instructor/{name}.py" for name in OWN.split()]
 
@@ -42,11 +39,13 @@ class Options:
     Attributes:
         limits: of every sandbox.
         unsafe: grade without the sandbox, and stamp it on every row.
+        parts: of the assignment, keys of PARTS.
         tests: further arguments of pytest, to run a part of the autograder.
     """
 
     limits: Limits = field(default_factory=Limits)
     unsafe: bool = False
+    parts: tuple[str, ...] = USUAL
     tests: tuple[str, ...] = ()
 
 
@@ -81,6 +80,7 @@ def grade_upload(upload: Upload, hidden: Hidden, options: Options) -> dict:
     started = time.monotonic()
     row = {"name": upload.name, "key": upload.key, "unsafe": options.unsafe, "reason": ""}
     row |= {"notes": [], "logs": {}, "seconds": {}}
+    tasks = tasks_of(options.parts)
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER}-{os.getpid()}-") as name:
         scratch = Path(name)
         scratch.chmod(0o711)  # without bubblewrap, the dropped user has to get through
@@ -93,22 +93,23 @@ def grade_upload(upload: Upload, hidden: Hidden, options: Options) -> dict:
         except UploadError as error:
             row["reason"] = str(error)
         if row["reason"]:
-            row["code"] = code_row([], row["reason"])
-            row["quality"] = {task: failure(task, row["reason"]) for task in grade.TASKS}
+            row["code"] = code_row([], row["reason"], options.parts)
+            row["quality"] = {task: failure(task, row["reason"]) for task in tasks}
         else:
             row["code"] = run_autograder(folder, scratch, hidden, options)
             row["seconds"]["code"] = time.monotonic() - started
-            row["quality"], seconds = measure(folder, hidden, options.limits, options.unsafe)
+            row["quality"], seconds = measure(folder, hidden, options.limits, options.unsafe, tasks)
             row["seconds"] |= seconds
             row["logs"] = {
                 task: log
-                for task in grade.TASKS
+                for task in tasks
                 if (log := read_log(folder / f"log_{task}.csv")) is not None
             }
     row["seconds"]["all"] = time.monotonic() - started
     row["seconds"] = {name: round(value, 2) for name, value in row["seconds"].items()}
     quality = sum(result["points"] for result in row["quality"].values())
-    return row | {"total": round(row["code"]["score"] + quality, 2), "max_total": MAX_TOTAL}
+    total = round(row["code"]["score"] + quality, 2)
+    return row | {"total": total, "max_total": max_total(options.parts)}
 
 
 def remove_leftovers() -> None:
@@ -126,7 +127,8 @@ def remove_leftovers() -> None:
 def run_autograder(folder: Path, scratch: Path, hidden: Hidden, options: Options) -> dict:
     """Run tests/ on `folder`/submission.py with inputs that depend on the hidden split's seed."""
     results = scratch / "results.json"
-    command = [sys.executable, "-B", "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider"]
+    files = [f"tests/test_part{part}.py" for part in options.parts]
+    command = [sys.executable, "-B", "-m", "pytest", *files, "-q", "-p", "no:cacheprovider"]
     command += ["--isolated", f"--submission={folder}", f"--seed={hidden.seed('autograder')}"]
     command += [f"--results={results}", *(["--unsafe"] if options.unsafe else []), *options.tests]
     command += [f"--worker-seconds={options.limits.seconds}"]
@@ -152,18 +154,18 @@ def run_autograder(folder: Path, scratch: Path, hidden: Hidden, options: Options
     if process.returncode not in (0, 1) and not late:  # neither all passed nor some failed
         shown = said.decode(errors="replace")[-2000:]
         raise RuntimeError(f"the autograder ended with {process.returncode}: {shown}")
-    return code_row(json.loads(results.read_text())["tests"], "")
+    return code_row(json.loads(results.read_text())["tests"], "", options.parts)
 
 
-def code_row(tests: list[dict], reason: str) -> dict:
-    parts = {part: [0.0, 0.0] for part in PARTS}
+def code_row(tests: list[dict], reason: str, of_parts: tuple[str, ...] = USUAL) -> dict:
+    parts = {part: [0.0, 0.0] for part in of_parts}
     for test in tests:
         parts[test["number"][0]][0] += test["score"]
         parts[test["number"][0]][1] += test["max_score"]
     score = round(sum(points for points, _ in parts.values()), 2)
     return {
         "score": score,
-        "max_score": CODE_POINTS,
+        "max_score": code_points(of_parts),
         "reason": reason,
         "parts": {part: [round(x, 2) for x in pair] for part, pair in parts.items()},
         "tests": tests,

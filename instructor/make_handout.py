@@ -1,6 +1,7 @@
 """Build what students get: stubs, tests, data without the hidden part.
 
-    python -m instructor.make_handout --out build/
+    python -m instructor.make_handout --out build/                   # parts 2, 3 and 4
+    python -m instructor.make_handout --out build/ --parts 2,3,4,5   # with the challenge
 
 leaves build/handout/ and build/handout.zip, once the archive has passed the checks of
 handout_checks.py. Takes about 40 s on one core.
@@ -17,6 +18,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 from data_utils import atomic_write, prepare
 from instructor.handout_checks import (
     Files,
@@ -26,7 +29,8 @@ from instructor.handout_checks import (
     check_points,
     write_files,
 )
-from instructor.stubs import MarkerError, find_blocks, strip_solutions
+from instructor.parts import PARTS, USUAL, read_parts
+from instructor.stubs import MarkerError, find_blocks, only_parts, strip_solutions
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ["model.py", "trainer.py", "train.py", "inference.py", "grade.py", "data_utils.py"]
@@ -34,10 +38,12 @@ OTHER = ["README.md", "requirements.txt", "pyproject.toml", "LICENSE", ".gitigno
 PATTERNS = ["tests/*.py", "tests/expected/*.npz", "dataset/README.md", "dataset/pictures/*.png"]
 OPEN_SPLITS = ["train", "valid"]
 STAFF = re.compile(r"<!-- staff -->.*?<!-- /staff -->\n?", re.DOTALL)
+PART = re.compile(r"<!-- part (\d) -->\n?(.*?)<!-- /part \1 -->\n?", re.DOTALL)
+EXPECTED = "tests/expected/expected.npz"
 
 
-def collect(root: Path = ROOT) -> Files:
-    """All files of the handout, contents by path.
+def collect(root: Path = ROOT, parts: tuple[str, ...] = USUAL) -> Files:
+    """All files of the handout, contents by path; `parts` are those of the course.
 
     Raises:
         HandoutError: a file is missing, or its markers are not what they should be.
@@ -45,28 +51,50 @@ def collect(root: Path = ROOT) -> Files:
     paths = [*CODE, *OTHER]
     for pattern in PATTERNS:
         paths += [path.relative_to(root).as_posix() for path in root.glob(pattern)]
+    others = {f"tests/test_part{part}.py" for part in PARTS if part not in parts}
+    paths = [path for path in paths if path not in others]
     try:
         files = {path: (root / path).read_bytes() for path in paths}
-        files["submission.py"] = strip_solutions((root / "submission.py").read_text()).encode()
+        source = only_parts((root / "submission.py").read_text(), parts)
+        files["submission.py"] = strip_solutions(source).encode()
     except FileNotFoundError as error:
         raise HandoutError(f"{error.filename} is missing; it belongs in the handout") from error
     except MarkerError as error:
         raise HandoutError(f"submission.py, {error}") from error
     for path in files:
         if path.endswith(".md"):
-            files[path] = without_staff(files[path].decode(), path).encode()
+            files[path] = for_students(files[path].decode(), path, parts).encode()
+    pictures = set(re.findall(r"dataset/pictures/\w+\.png", files["README.md"].decode()))
+    files = {p: c for p, c in files.items() if not p.endswith(".png") or p in pictures}
+    files[EXPECTED] = expected_of(files[EXPECTED], parts)
     # Here the split files are made on the spot and ignored; students' repositories keep them.
     ignored = files[".gitignore"].decode().splitlines(keepends=True)
     files[".gitignore"] = "".join(line for line in ignored if "dataset/" not in line).encode()
     return dict(sorted((files | open_data()).items()))
 
 
-def without_staff(text: str, name: str) -> str:
-    """Drop what stands between `<!-- staff -->` and `<!-- /staff -->`."""
-    rest = STAFF.sub("", text)
-    if "<!-- staff -->" in rest or "<!-- /staff -->" in rest:
-        raise HandoutError(f"{name}: a staff comment is nested or has no partner")
+def for_students(text: str, name: str, parts: tuple[str, ...] = USUAL) -> str:
+    """Drop what is for staff (`<!-- staff -->` ... `<!-- /staff -->`) and what is of other parts.
+
+    `<!-- part 5 -->` ... `<!-- /part 5 -->` stays where the course has part 5, without the
+    comments; `<!-- points -->90<!-- /points -->` becomes the points of all its parts.
+    """
+    rest = PART.sub(lambda found: found[2] if found[1] in parts else "", STAFF.sub("", text))
+    points = sum(PARTS[part].points for part in parts)
+    rest = re.sub(r"<!-- points -->\d+<!-- /points -->", f"{points:g}", rest)
+    if found := re.search(r"<!-- /?(staff|part \d|points) -->", rest):
+        raise HandoutError(f"{name}: the comment {found[0]} is nested or has no partner")
     return re.sub(r"\n{3,}", "\n\n", rest)
+
+
+def expected_of(archive: bytes, parts: tuple[str, ...]) -> bytes:
+    """The recorded values that the tests of these parts need."""
+    with np.load(io.BytesIO(archive), allow_pickle=False) as values:
+        files = tuple(f"test_part{part}.py" for part in parts)
+        wanted = {name: values[name] for name in values.files if name.startswith(files)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **wanted)
+    return buffer.getvalue()
 
 
 def open_data() -> Files:
@@ -119,11 +147,11 @@ def verify(archive: bytes, source: str) -> None:
             print(f"{what}: {score:g} of {out_of:g} points", flush=True)
 
 
-def build(out: Path) -> str:
+def build(out: Path, parts: tuple[str, ...] = USUAL) -> str:
     """Make and check `out`/handout and `out`/handout.zip; returns the archive's SHA-256."""
-    files = collect()
+    files = collect(parts=parts)
     archive = pack(files)
-    verify(archive, (ROOT / "submission.py").read_text())
+    verify(archive, only_parts((ROOT / "submission.py").read_text(), parts))
     folder = out / "handout"
     shutil.rmtree(folder, ignore_errors=True)
     write_files(folder, files)
@@ -137,8 +165,12 @@ def build(out: Path) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build and check what students get.")
     parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
+    parser.add_argument(
+        "--parts", type=read_parts, default=USUAL, help="with code, in it (default: 2,3,4)"
+    )
+    args = parser.parse_args(argv)
     try:
-        build(parser.parse_args(argv).out)
+        build(args.out, args.parts)
     except HandoutError as error:
         sys.exit(f"error: {error}")
 

@@ -12,17 +12,20 @@ from pathlib import Path
 
 from instructor.handout_checks import HandoutError, run_tests, write_files
 from instructor.make_handout import ROOT, collect
-from instructor.stubs import Block, by_number, find_blocks, strip_solutions
+from instructor.parts import PARTS
+from instructor.stubs import Block, by_number, find_blocks, only_parts, strip_solutions
 
 
-def points_one_by_one() -> Iterator[tuple[Block | None, dict[str, float]]]:
+def points_one_by_one(
+    parts: tuple[str, ...] = tuple(PARTS),
+) -> Iterator[tuple[Block | None, dict[str, float]]]:
     """The stub file and then each block put back: (block, points by part)."""
-    source = (ROOT / "submission.py").read_text()
+    source = only_parts((ROOT / "submission.py").read_text(), parts)
     blocks = by_number(find_blocks(source))
     rows: dict[str, dict] = {}  # the last result of each test
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "handout"
-        write_files(folder, collect())
+        write_files(folder, collect(parts=parts))
         for count in range(len(blocks) + 1):
             (folder / "submission.py").write_text(strip_solutions(source, blocks[:count]))
             block = blocks[count - 1] if count else None
@@ -36,7 +39,8 @@ def points_one_by_one() -> Iterator[tuple[Block | None, dict[str, float]]]:
 
 
 def main() -> None:
-    print(f"{'filled so far':<48}{'part 2':>8}{'part 3':>8}{'part 4':>8}{'total':>8}")
+    names = [*(f"part {part}" for part in PARTS), "total"]
+    print(f"{'filled so far':<48}" + "".join(f"{name:>8}" for name in names))
     before = 0.0
     try:
         for block, points in points_one_by_one():

@@ -52,7 +52,7 @@ def step(folder: Path, name: str, task_name: str, seed: int, arrays: dict):
     if name == "encode":
         dataset = JsaDataset(arrays["images"], arrays["labels"], config["binarize"]).frozen()
         codes = inference.encode(task, dataset, config["latent_dim"], device)
-        categories = config["num_categories"] if task.code_kind == "categorical" else 0
+        categories = task.num_categories if task.code_kind == "categorical" else 0
         declaration = {"kind": task.code_kind, "latent_dim": config["latent_dim"]}
         return declaration | {"num_categories": categories}, codes
     if name == "decode":

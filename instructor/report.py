@@ -25,13 +25,10 @@ from data_utils import atomic_write
 from grade import TASKS
 from instructor import charts
 from instructor.outliers import gaps, outliers, results_of
+from instructor.parts import PARTS
 
 TEMPLATES = Path(__file__).with_name("templates")
-PARTS = {"2": "VAE", "3": "GenModel", "4": "JSA"}
 METRICS = ("raw", "mse", "ssim", "fid", "code_length", "bits")
-COLUMNS = ["name", "key", "total", "max_total", "code", *(f"part{part}" for part in PARTS)]
-COLUMNS += [f"{task}_{figure}" for task in TASKS for figure in ("points", *METRICS)]
-COLUMNS += ["unsafe", "reason"]
 MAX_OUTPUT = 2000  # characters of one failed check shown in the report
 TOP = 20  # places of a leaderboard
 UNSAFE = "Graded with --unsafe: the submission ran without the sandbox."
@@ -46,6 +43,16 @@ def reasons_of(row: dict) -> list[str]:
         if task in row["quality"] and row["quality"][task]["reason"]:
             reasons.append(f"{task}: {row['quality'][task]['reason']}")
     return reasons
+
+
+def parts_in(rows: list[dict]) -> list[str]:
+    """The parts that this class was graded on."""
+    return [part for part in PARTS if any(part in row["code"]["parts"] for row in rows)]
+
+
+def tasks_in(rows: list[dict]) -> list[str]:
+    """The tasks that this class was graded on."""
+    return [task for task in TASKS if any(task in row["quality"] for row in rows)]
 
 
 def by_name(rows: list[dict]) -> list[dict]:
@@ -67,7 +74,7 @@ def safe_cell(content: str) -> str:
     return "'" + line if plain.startswith(("=", "+", "-", "@", "\N{MINUS SIGN}")) else line
 
 
-def grade_cells(row: dict) -> dict[str, str | int]:
+def grade_cells(row: dict, parts: list[str], tasks: list[str]) -> dict[str, str | int]:
     """One line of grades.csv by column; what was not graded stays empty."""
     cells: dict[str, str | int] = {
         "name": safe_cell(row["name"]),
@@ -76,10 +83,10 @@ def grade_cells(row: dict) -> dict[str, str | int]:
         "max_total": f"{row['max_total']:.2f}",
         "code": f"{row['code']['score']:.2f}",
     }
-    for part in PARTS:
+    for part in parts:
         points = row["code"]["parts"].get(part)
         cells[f"part{part}"] = f"{points[0]:.2f}" if points else ""
-    for task in TASKS:
+    for task in tasks:
         result = row["quality"].get(task)
         cells[f"{task}_points"] = f"{result['points']:.2f}" if result else ""
         for metric in METRICS:
@@ -93,9 +100,10 @@ def grade_cells(row: dict) -> dict[str, str | int]:
 def write_grades(rows: list[dict], path: str | Path) -> None:
     """Write grades.csv: one line a student, by name; equal rows give equal bytes."""
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    lines = [grade_cells(row, parts_in(rows), tasks_in(rows)) for row in by_name(rows)]
+    writer = csv.DictWriter(buffer, list(lines[0]) if lines else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(grade_cells(row) for row in by_name(rows))
+    writer.writerows(lines)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getvalue().encode("utf-8", "replace"))
 
@@ -159,7 +167,7 @@ def feedback_text(row: dict) -> str:
     lines += ["", *remarks_of(row)] if remarks_of(row) else []
     lines += ["", "POINTS"]
     for part, (score, out_of) in sorted(row["code"]["parts"].items()):
-        name = f"code, part {part} ({PARTS[part]})"
+        name = f"code, part {part} ({PARTS[part].name})"
         lines.append(f"  {name:<24}{score:>7.2f} / {out_of:.4g}")
     for task, result in row["quality"].items():
         name = f"quality, {task}"
@@ -272,12 +280,12 @@ def write_report(
         unsafe=unsafe or any(row["unsafe"] for row in rows),
         unsafe_text=UNSAFE,
         students=students,
-        tasks=[summarize_task(students, task) for task in TASKS],
+        tasks=[summarize_task(students, task) for task in tasks_in(rows)],
         quartiles=np.quantile(totals, [0, 0.25, 0.5, 0.75, 1]).tolist() if totals else None,
         mean=float(np.mean(totals)) if totals else None,
         max_total=max_total,
         total_chart=charts.histogram(totals, max_total, "Total points", wide=True),
-        parts=PARTS,
+        parts={part: PARTS[part].name for part in parts_in(rows)},
         top=TOP,
         gaps=gaps,
         charts=charts,

@@ -56,6 +56,41 @@ def strip_solutions(source: str, keep: Collection[Block] = ()) -> str:
     return stub
 
 
+def only_parts(source: str, parts: Collection[str]) -> str:
+    """submission.py without the sections `# Part N` that are not in `parts`.
+
+    Their lines in the docstring's list go too, and names that nothing imports for any more.
+    """
+    for number in set(re.findall(r"^# Part (\d)", source, re.MULTILINE)) - set(parts):
+        section = rf"\n\n# -+\n# Part {number}.*?(?=\n\n# -+\n# Part |\Z)"
+        source = re.sub(section, "", source, flags=re.DOTALL)
+        listed = rf"^    part {number} .*\n(?:     .*\n)*"
+        source = re.sub(listed, "", source, flags=re.MULTILINE)
+    source = source.rstrip("\n") + "\n"
+    tree = ast.parse(source)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in reversed(tree.body):  # from the end, so that line numbers stay right
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        kept = [name for name in node.names if used & set((name.asname or name.name).split("."))]
+        if len(kept) < len(node.names):
+            lines = source.splitlines(keepends=True)
+            node.names = kept
+            new = f"{_one_a_line(node)}\n" if kept else ""
+            lines[node.lineno - 1 : node.end_lineno] = [new]
+            source = "".join(lines)
+    return re.sub(r"\n{3,}(?=import |from )", "\n\n", source)
+
+
+def _one_a_line(node: ast.Import | ast.ImportFrom) -> str:
+    """An import statement as ruff would write it."""
+    line = ast.unparse(node)
+    if len(line) <= LINE_LENGTH:
+        return line
+    head, names = line.split(" import ")
+    return f"{head} import (\n" + "".join(f"    {name},\n" for name in names.split(", ")) + ")"
+
+
 def by_number(blocks: Collection[Block]) -> list[Block]:
     """In the order in which students are asked to write them."""
     return sorted(blocks, key=lambda block: [int(number) for number in block.todo.split(".")])

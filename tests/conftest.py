@@ -22,7 +22,7 @@ EXPECTED = Path(__file__).with_name("expected") / "expected.npz"
 SANDBOX = ROOT / "instructor" / "pytest_sandbox.py"  # staff only; sets config.worker_class
 GRADER_FAILED = 3  # exit status, pytest's own for an internal error
 MAX_MESSAGE = 4000  # characters
-PARTS = {"2": "VAE", "3": "GenModel", "4": "JSA"}
+PARTS = {"2": "VAE", "3": "GenModel", "4": "JSA", "5": "CGAE"}
 
 
 def pytest_addoption(parser):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from model import BaseProposalModel, VAETask
+from model import BasePatchJoint, BaseProposalModel, VAETask
 
 Outputs = dict[str, np.ndarray]
 torch.set_num_threads(1)  # tensors this small are slower on several threads, and far slower where
@@ -554,6 +554,135 @@ def probe_jsa_loss(submission, model, x, h):
             empty = torch.zeros_like(joint.table)
             outputs[f"d_{name}_by_{other}"] = empty if gradient is None else gradient
     return outputs
+
+
+# ----------------------------------------------------------------------------------------------
+# Part 5
+
+
+class _Patches:
+    """Replaces the functions of TODO 5.1 and 5.2 while those that use them are looked at.
+
+    `spread` [C, S*S, K*R*R] says for each choice which entry of the prototypes comes to which
+    pixel. The full table of placed prototypes is what part 5 does without: it is for tiny images.
+    """
+
+    names = ("render", "patch_log_scores")
+
+    def __init__(self, submission, spread):
+        self.submission, self.spread = submission, spread
+
+    def __enter__(self):
+        self.own = {name: getattr(self.submission, name) for name in self.names}
+        for name in self.names:
+            setattr(self.submission, name, getattr(self, name))
+        return self
+
+    def __exit__(self, *_):
+        for name, function in self.own.items():
+            setattr(self.submission, name, function)
+
+    def render(self, choices, prototypes, size=28, overwrite=False):
+        placed = self.spread @ prototypes.flatten()  # (C, S*S)
+        return placed[choices].sum(dim=-2).reshape(*choices.shape[:-1], 1, size, size)
+
+    def patch_log_scores(self, residual, prototypes, beta):
+        placed = self.spread @ prototypes.flatten()
+        squares = (residual.flatten(1).unsqueeze(1) - placed) ** 2  # (N, C, S*S)
+        return (-beta * squares.sum(dim=2)).log_softmax(dim=1)
+
+
+def probe_render(submission, choices, prototypes, size, weight, overwrite=False):
+    """The image, and the gradient of its sum weighted by `weight` by the prototypes."""
+    prototypes.requires_grad_()
+    image = submission.render(choices, prototypes, size, overwrite)
+    outputs = {"image": image}
+    if image.requires_grad:
+        (outputs["gradient"],) = torch.autograd.grad((image * weight).sum(), prototypes)
+    return outputs | {"gradient": outputs.get("gradient", torch.zeros_like(prototypes))}
+
+
+def probe_patch_log_scores(submission, residual, prototypes, beta):
+    return {"log_p": submission.patch_log_scores(residual, prototypes, beta)}
+
+
+def probe_gibbs_sweep(submission, x, choices, prototypes, beta, spread, num_sweeps, seed):
+    """The state after `num_sweeps`; one sweep twice by equal generators, once by another one."""
+
+    def sweep(seed, state, images):
+        generator = torch.Generator().manual_seed(seed)
+        return submission.gibbs_sweep(images, state, prototypes, beta, generator)
+
+    with _Patches(submission, spread):
+        generator = torch.Generator().manual_seed(seed)
+        state = choices
+        for _ in range(num_sweeps):
+            state = submission.gibbs_sweep(x, state, prototypes, beta, generator)
+        before = torch.get_rng_state()
+        first, again, other = (sweep(s, choices[:500], x[:500]) for s in (seed, seed, seed + 1))
+        untouched = torch.equal(before, torch.get_rng_state())
+        without = submission.gibbs_sweep(x[:2], choices[:2], prototypes, beta)
+    outputs = {"state": state, "first": first, "again": again, "other": other, "without": without}
+    return outputs | {"untouched": torch.tensor(untouched)}
+
+
+def _patch_arguments(prototypes, size, beta):
+    k, r, _ = prototypes.shape
+    return {"num_prototypes": k, "patch_size": r, "size": size, "beta": beta}
+
+
+def probe_patch_joint(submission, x, h, prototypes, size, beta, spread):
+    """PatchJoint at h [S, B, H] and x [B, 1, S, S], and at the single states h[0]."""
+    joint = submission.PatchJoint(h.shape[-1], **_patch_arguments(prototypes, size, beta))
+    joint.prototypes.data.copy_(prototypes)
+    with _Patches(submission, spread):
+        log_joint = joint.log_joint_prob(x, h)
+        return {
+            "mean": joint.decode(h),
+            "log_joint": log_joint,
+            "log_joint_one": joint.log_joint_prob(x, h[0]),
+            "gradient": _gradients(log_joint, joint),
+        }
+
+
+class _PlacedJoint(BasePatchJoint):
+    """A joint model whose images are made by `_Patches`."""
+
+    def decode(self, h):
+        return self.patches.render(h, self.prototypes, self.size)
+
+
+def _patch_proposal(submission, num_patches, prototypes, size, weight, bias, patches):
+    joint = _PlacedJoint(num_patches, **_patch_arguments(prototypes, size, 1.0))
+    joint.prototypes.data.copy_(prototypes)
+    joint.patches = patches
+    return submission.PatchProposal(joint, net=_linear(weight, bias))
+
+
+def probe_patch_proposal(submission, x, h, prototypes, size, weight, bias, spread):
+    with _Patches(submission, spread) as patches:
+        model = (h.shape[-1], prototypes, size, weight, bias, patches)
+        proposal = _patch_proposal(submission, *model)
+        log_q = proposal.log_conditional_prob(h, x)
+        return {
+            "log_q": log_q,
+            "log_q_one": proposal.log_conditional_prob(h[0], x),
+            "gradient": _gradients(log_q, proposal.net),
+        }
+
+
+def probe_patch_draws(
+    submission, x, num_patches, num_samples, prototypes, size, weight, bias, spread, seed
+):
+    with _Patches(submission, spread) as patches:
+        model = (num_patches, prototypes, size, weight, bias, patches)
+        proposal = _patch_proposal(submission, *model)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            draws = proposal.sample_latent(x, num_samples)
+            by_default = proposal.sample_latent(x)
+            reseeds = _reseeds(lambda: proposal.sample_latent(x))
+    return {"h": draws, "by_default": by_default, "reseeds": reseeds}
 
 
 PROBES = {

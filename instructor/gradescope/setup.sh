@@ -4,8 +4,9 @@
 # To make the archive that Gradescope asks for, in this repository:
 #
 #   mkdir -p build/gradescope
-#   cp -r submission.py model.py data_utils.py pyproject.toml requirements.txt tests dataset \
-#       instructor/gradescope/setup.sh instructor/gradescope/run_autograder build/gradescope/
+#   python3 -m instructor.make_handout --out build     # with the course's --parts: its tests
+#   cp -r submission.py model.py data_utils.py pyproject.toml requirements.txt dataset \
+#       build/handout/tests instructor/gradescope/setup.sh instructor/gradescope/run_autograder build/gradescope/
 #   mkdir build/gradescope/instructor
 #   (cd instructor && cp __init__.py pytest_sandbox.py sandbox.py sandbox_check.py seccomp.py \
 #       requirements.txt ../build/gradescope/instructor/)

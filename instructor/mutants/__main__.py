@@ -37,6 +37,9 @@ SAMPLE = (
     "sample-stale-score",
     "step-cache-of-proposals",
     "jsa-joint-detached",
+    "scores-whole-norm",
+    "gibbs-not-removed",
+    "patch-log-q-own-patch",
     "mlp_networks",
     "loops",
 )

@@ -1,5 +1,6 @@
 """The handout: solutions cut out, nothing leaked, reproducible, and what students see first."""
 
+import argparse
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from instructor.handout_checks import (
@@ -20,7 +22,8 @@ from instructor.handout_checks import (
     run_tests,
     write_files,
 )
-from instructor.make_handout import CODE, ROOT, collect, pack, without_staff
+from instructor.make_handout import CODE, ROOT, collect, for_students, pack
+from instructor.parts import read_parts
 from instructor.stubs import MarkerError, by_number, find_blocks, strip_solutions
 from model import missing_todos
 
@@ -109,11 +112,11 @@ def test_every_todo_of_the_assignment_has_a_block():
 
 def test_staff_comments_are_dropped():
     text = "one\n\n<!-- staff -->\nsecret\n<!-- /staff -->\n\ntwo <!-- staff -->x<!-- /staff -->\n"
-    assert without_staff(text, "README.md") == "one\n\ntwo "
+    assert for_students(text, "README.md") == "one\n\ntwo "
     nested = text.replace("secret", "<!-- staff -->\n<!-- /staff -->")
     for wrong in ("<!-- staff --> x", "x <!-- /staff -->", nested):
         with pytest.raises(HandoutError, match=r"README\.md"):
-            without_staff(wrong, "README.md")
+            for_students(wrong, "README.md")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -158,6 +161,37 @@ def test_the_hidden_part_is_not_in_it(files):
     assert set(manifest["sha256"]) == {"train.npz", "valid.npz"}
     assert b"SOLUTION" not in files["submission.py"]
     assert b"dataset/" not in files[".gitignore"]
+
+
+def test_parts_are_left_out_cleanly():
+    files = collect(parts=("2", "3"))
+    assert {path for path in files if "test_part" in path} == {
+        "tests/test_part2.py",
+        "tests/test_part3.py",
+    }
+    submission = files["submission.py"].decode()
+    assert "Part 3" in submission and not re.search("part 4|JSA|PatchJoint", submission)
+    with np.load(io.BytesIO(files["tests/expected/expected.npz"])) as values:
+        assert {name.split("::")[0] for name in values} <= {"test_part2.py", "test_part3.py"}
+    assert "CGAE" not in collect()["submission.py"].decode()
+    assert "class PatchJoint" in collect(parts=("2", "3", "4", "5"))["submission.py"].decode()
+
+
+def test_tasks_of_parts_that_are_left_out(tmp_path):
+    write_files(tmp_path, collect(parts=("2",)))
+    check_points(tmp_path)
+    done = run_python(tmp_path, "train.py", "--task", "JSA")
+    assert done.returncode == 2
+    assert re.search(r"choose from '?VAEwolabel'?\)", done.stderr)
+    assert "--num_mis_steps" not in run_python(tmp_path, "train.py", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("2,9", "no part '9'"), ("3", "part 3 needs part 2"), ("", "no part ''")]
+)
+def test_parts_that_cannot_be(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        read_parts(text)
 
 
 def test_a_leaked_line_is_found(files):

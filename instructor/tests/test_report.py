@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from data_utils import save_grid
-from grade import QUALITY_POINTS, TASKS
+from grade import QUALITY_POINTS
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed (instructor/requirements.txt)")
 
 from instructor.charts import curves
 from instructor.outliers import outliers
+from instructor.parts import USUAL, tasks_of
 from instructor.report import safe_cell, write_feedback, write_grades, write_report
 
 HIDDEN = {"source": "hidden.npz", "num_images": 1000, "sha256": "0123456789abcdef" * 4}
@@ -34,6 +35,8 @@ HOSTILE = [
     "javascript:window.hacked=1",
     "\u202egnp.exe \ud800 \x00 \x1b[31m",
 ]
+
+TASKS = tasks_of(USUAL)
 
 
 @pytest.fixture(scope="session")
