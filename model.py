@@ -290,8 +290,6 @@ class BasePatchJoint(nn.Module):
         beta: float = 30.0,
     ):
         super().__init__()
-        if patch_size % 2 == 0:
-            raise ValueError(f"--patch_size must be odd, not {patch_size}")
         self.latent_dim, self.size = latent_dim, size
         self.num_categories = num_prototypes * size * size
         self.prototypes = nn.Parameter(0.5 * torch.rand(num_prototypes, patch_size, patch_size))
@@ -828,16 +826,16 @@ class PatchTask(Task):
         limit = prototypes.abs().max()
         places = upper.subplots(2, -(-len(prototypes) // 2), squeeze=False).flat
         for axis, prototype in zip(places, prototypes, strict=False):
-            axis.imshow(prototype, cmap="berlin", vmin=-limit, vmax=limit)
+            axis.imshow(prototype.numpy(), cmap="berlin", vmin=-limit, vmax=limit)
         colors = colormaps["hsv"](torch.linspace(0, 0.9, num_patches).numpy())
         rows = lower.subplots(len(x), columns, squeeze=False)
         for n, row in enumerate(rows):
             pictures = [x[n], *(self.decode(choices[n : n + 1, :s], None)[0] for s in steps)]
             titles = ["image", *(f"{s} patches" for s in steps)]
             for axis, picture, title in zip(row, pictures, titles, strict=False):
-                axis.imshow(picture[0].cpu(), cmap="gray", vmin=0, vmax=1)
+                axis.imshow(picture[0].cpu().numpy(), cmap="gray", vmin=0, vmax=1)
                 axis.set_title(title if n == 0 else "", fontsize=8)
-            row[-1].imshow(x[n, 0].cpu(), cmap="gray", vmin=0, vmax=2)
+            row[-1].imshow(x[n, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=2)
             row[-1].set_title("where they are" if n == 0 else "", fontsize=8)
             for h, color in enumerate(colors):
                 corner = j[n, h] - width / 2, i[n, h] - width / 2

@@ -34,6 +34,7 @@ from trainer import Processes, Trainer, TrainingError, draw_pictures, pick_devic
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
 MAX_TOY_STATES = 4096
+MAX_PROTOTYPES = (2**15 - 1) // 28**2
 TASKS = available_tasks(submission)
 ONLY_THIS_CALL = {"save_dir", "resume", "overwrite"}  # no settings of the run
 
@@ -209,11 +210,22 @@ def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
         others = [t for t in TASKS if all(flag[2:] in DEFAULTS[t] for flag in unknown)]
         parser.error(f"{', '.join(unknown)}: not for --task {task}, only for {', '.join(others)}")
     config = defaults | given
+    if task == "CGAE":
+        check_patches(parser, config)
     if task == "JSA" and config["cache_start_epoch"] is None:
         config["cache_start_epoch"] = 2 * config["epochs"] // 3 + 1
     if toy and num_states(config) > MAX_TOY_STATES:
         parser.error(f"--dataset gaussian2d enumerates all states: at most {MAX_TOY_STATES}")
     return config
+
+
+def check_patches(parser: argparse.ArgumentParser, config: dict) -> None:
+    if config["patch_size"] % 2 == 0 or config["patch_size"] > 28:
+        parser.error(f"--patch_size {config['patch_size']}: an odd number up to 27")
+    if config["num_prototypes"] > MAX_PROTOTYPES:
+        parser.error(f"--num_prototypes: at most {MAX_PROTOTYPES}, a code's entry has 16 bits")
+    if config["val_metric"] == "nll" and config["sampler"] == "gibbs":
+        parser.error("--val_metric nll draws from q(h|x), which only --sampler mis has")
 
 
 def num_states(config: dict) -> int:

@@ -22,6 +22,8 @@ RUNS = {
     "jsa": "--task JSA --latent_dim 12 --cache_start_epoch 2 --hidden 30",
     "jsa_categorical": "--task JSA --latent categorical --latent_dim 4 --num_categories 7 "
     "--hidden 30 --cache_start_epoch 2 --chain_states all --code posterior",
+    "cgae": "--task CGAE --latent_dim 3 --num_prototypes 4",
+    "cgae_mis": "--task CGAE --latent_dim 2 --num_prototypes 2 --patch_size 5 --sampler mis",
 }
 # Runs train.py, and kills itself with signal {signal} at the {batch}th training batch; of several
 # processes the first one lives.
