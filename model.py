@@ -421,9 +421,6 @@ class Task:
             total = torch.logaddexp(total, torch.logsumexp(log_w, dim=0))
         return total - math.log(num_samples)
 
-    def prepare(self, x: torch.Tensor) -> None:
-        """Look at the training images [N, 1, 28, 28] once, before the first epoch."""
-
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Set what follows a schedule; epochs count from 1."""
 
@@ -731,16 +728,6 @@ class PatchTask(Task):
         self.patch_log_scores, self.gibbs_sweep = patch_log_scores, gibbs_sweep
         self.beta, self.beta_start, self.lr = beta, beta_start, lr
         self.num_categories = joint.num_categories
-
-    def prepare(self, x):
-        """Start from patches of the data, at half their ink: several patches share a stroke."""
-        k, r, _ = self.joint.prototypes.shape
-        some = x[torch.randperm(len(x))[:1000]]
-        patches = F.unfold(some, r).transpose(1, 2).reshape(-1, r * r)  # (n * places, R*R)
-        inked = patches[patches.mean(dim=1) > 0.1]
-        chosen = inked[torch.randperm(len(inked))[:k]].reshape(-1, r, r)
-        with torch.no_grad():
-            self.joint.prototypes[: len(chosen)] = 0.5 * chosen.to(self.joint.prototypes)
 
     def start_epoch(self, epoch, num_epochs):
         progress = min(1.0, (epoch - 1) / max(1, ANNEAL * num_epochs))

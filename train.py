@@ -17,7 +17,6 @@ from data_utils import (
     gaussian2d,
     keep_freed_memory,
     load_split,
-    make_loader,
     set_seed,
 )
 from model import (
@@ -309,8 +308,6 @@ def run(config: dict, save_dir: Path, given: dict) -> None:
         check_folder(save_dir, config)
     set_seed(config["seed"])
     task = make_task(submission, config, len(train_set), device)
-    if not resume:
-        task.prepare(next(iter(make_loader(train_set, len(train_set))))[0])
     trainer = Trainer(
         task,
         # The fused Adam makes one pass over all parameters instead of several a tensor.

@@ -170,15 +170,14 @@ def experiments() -> dict[str, Recipe]:
     for name, words in FIXES:
         recipe = replace(recipe, **{name: True})
         rows[f"+ {words}"] = recipe
-    best = replace(RIGHT, anneal=True, start="patches")
+    best = replace(RIGHT, anneal=True)
     rows |= {
         "all six, beta = 30": replace(RIGHT, beta=BETA),
-        "all six, beta 1 to 30": replace(RIGHT, anneal=True),
-        "... and data patches (the kit)": best,
-        "data patches, beta = 30": replace(best, anneal=False, beta=BETA),
+        "all six, beta 1 to 30 (the kit)": best,
+        "data patches, beta = 30": replace(RIGHT, beta=BETA, start="patches"),
+        "data patches, beta 1 to 30": replace(best, start="patches"),
         "k-means++, beta 1 to 30": replace(best, start="kmeans++"),
-        "random values, re-seeded": replace(RIGHT, anneal=True, reseed=True),
-        "data patches, re-seeded": replace(best, reseed=True),
+        "re-seeded, beta 1 to 30": replace(best, reseed=True),
     }
     wrong = {words: replace(best, **{name: False}) for name, words in FIXES}
     return rows | {f"the kit, without: {words}": recipe for words, recipe in wrong.items()}

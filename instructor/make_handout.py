@@ -39,6 +39,7 @@ PATTERNS = ["tests/*.py", "tests/expected/*.npz", "dataset/README.md", "dataset/
 OPEN_SPLITS = ["train", "valid"]
 STAFF = re.compile(r"<!-- staff -->.*?<!-- /staff -->\n?", re.DOTALL)
 PART = re.compile(r"<!-- part (\d) -->\n?(.*?)<!-- /part \1 -->\n?", re.DOTALL)
+WITHOUT = re.compile(r"<!-- without part (\d)\n(.*?)-->\n?", re.DOTALL)
 EXPECTED = "tests/expected/expected.npz"
 
 
@@ -77,9 +78,18 @@ def for_students(text: str, name: str, parts: tuple[str, ...] = USUAL) -> str:
     """Drop what is for staff (`<!-- staff -->` ... `<!-- /staff -->`) and what is of other parts.
 
     `<!-- part 5 -->` ... `<!-- /part 5 -->` stays where the course has part 5, without the
-    comments; `<!-- points -->90<!-- /points -->` becomes the points of all its parts.
+    comments; the text of a comment `<!-- without part 5 ... -->` appears where it has not. Rows of
+    tables that begin with a part's number or task go with the part, and commands name a task that
+    is left. `<!-- points -->90<!-- /points -->` becomes the points of all parts.
     """
     rest = PART.sub(lambda found: found[2] if found[1] in parts else "", STAFF.sub("", text))
+    rest = WITHOUT.sub(lambda found: found[2] if found[1] not in parts else "", rest)
+    for number, part in PARTS.items():
+        if number not in parts:
+            rest = re.sub(rf"^\| ({number}|`{part.task}`.*?) \|.*\n", "", rest, flags=re.MULTILINE)
+            for head, tail in (("--task ", ""), ("runs/", ""), ("--checkpoint ", "=")):
+                other = PARTS[parts[0]].task
+                rest = rest.replace(f"{head}{part.task}{tail}", f"{head}{other}{tail}")
     points = sum(PARTS[part].points for part in parts)
     rest = re.sub(r"<!-- points -->\d+<!-- /points -->", f"{points:g}", rest)
     if found := re.search(r"<!-- /?(staff|part \d|points) -->", rest):

@@ -4,6 +4,7 @@
     python -m instructor.benchmark --profile      # where the time of the Trainer goes
     python -m instructor.benchmark --processes    # 1 and 2 processes under torchrun
     python -m instructor.benchmark --memory       # the cache of a million examples
+    python -m instructor.benchmark --patches      # part 5: a Gibbs sweep beside the dense layout
     python -m instructor.benchmark --pixyz --data_dir FOLDER      # needs pixyz, see staff's README
 
 All loops of a row run by turns in one process; figures are medians over the rounds, ratios medians
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from data_utils import DATA_DIR, SAMPLE_FILE, keep_freed_memory, read_npz
+from instructor.benchmark import patches
 from instructor.benchmark.loops import LOOPS, OurTrainer, make
 
 IMAGES = 2560
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--processes", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--patches", action="store_true")
     parser.add_argument("--pixyz", action="store_true")
     parser.add_argument("--data_dir", default=DATA_DIR, help="for --pixyz")
     args = parser.parse_args()
@@ -114,6 +117,9 @@ def main() -> None:
         for number in (1, 2) * args.rounds:
             module = ["-m", "instructor.benchmark.processes"]
             subprocess.run([*command, f"--nproc_per_node={number}", *module], check=True)
+    elif args.patches:
+        patches.compare(args.rounds)
+        patches.growth(args.rounds)
     elif args.pixyz:
         from instructor.benchmark.vae import compare  # here: the rest works without pixyz
 
