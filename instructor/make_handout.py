@@ -2,6 +2,7 @@
 
     python -m instructor.make_handout --out build/                   # parts 2, 3 and 4
     python -m instructor.make_handout --out build/ --parts 2,3,4,5   # with the challenge
+    python -m instructor.make_handout --out build/ --lang zh         # a Chinese README beside it
 
 leaves build/handout/ and build/handout.zip, once the archive has passed the checks of
 handout_checks.py. Takes about 40 s on one core.
@@ -40,11 +41,14 @@ OPEN_SPLITS = ["train", "valid"]
 STAFF = re.compile(r"<!-- staff -->.*?<!-- /staff -->\n?", re.DOTALL)
 PART = re.compile(r"<!-- part (\d) -->\n?(.*?)<!-- /part \1 -->\n?", re.DOTALL)
 WITHOUT = re.compile(r"<!-- without part (\d)\n(.*?)-->\n?", re.DOTALL)
+CHINESE = "README.zh-CN.md"
 EXPECTED = "tests/expected/expected.npz"
 
 
-def collect(root: Path = ROOT, parts: tuple[str, ...] = USUAL) -> Files:
-    """All files of the handout, contents by path; `parts` are those of the course.
+def collect(root: Path = ROOT, parts: tuple[str, ...] = USUAL, lang: str = "en") -> Files:
+    """All files of the handout, contents by path, for the `parts` of the course.
+
+    `lang` "zh" puts the Chinese README beside the English one.
 
     Raises:
         HandoutError: a file is missing, or its markers are not what they should be.
@@ -56,6 +60,9 @@ def collect(root: Path = ROOT, parts: tuple[str, ...] = USUAL) -> Files:
     paths = [path for path in paths if path not in others]
     try:
         files = {path: (root / path).read_bytes() for path in paths}
+        if lang == "zh":
+            text = (root / "instructor" / CHINESE).read_text()
+            files[CHINESE] = text.replace("](../", "](").encode()
         source = only_parts((root / "submission.py").read_text(), parts)
         files["submission.py"] = strip_solutions(source).encode()
     except FileNotFoundError as error:
@@ -157,9 +164,9 @@ def verify(archive: bytes, source: str) -> None:
             print(f"{what}: {score:g} of {out_of:g} points", flush=True)
 
 
-def build(out: Path, parts: tuple[str, ...] = USUAL) -> str:
+def build(out: Path, parts: tuple[str, ...] = USUAL, lang: str = "en") -> str:
     """Make and check `out`/handout and `out`/handout.zip; returns the archive's SHA-256."""
-    files = collect(parts=parts)
+    files = collect(parts=parts, lang=lang)
     archive = pack(files)
     verify(archive, only_parts((ROOT / "submission.py").read_text(), parts))
     folder = out / "handout"
@@ -178,9 +185,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--parts", type=read_parts, default=USUAL, help="with code, in it (default: 2,3,4)"
     )
+    parser.add_argument(
+        "--lang", choices=["en", "zh"], default="en", help="zh: with a Chinese README as well"
+    )
     args = parser.parse_args(argv)
     try:
-        build(args.out, args.parts)
+        build(args.out, args.parts, args.lang)
     except HandoutError as error:
         sys.exit(f"error: {error}")
 

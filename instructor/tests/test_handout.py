@@ -177,6 +177,23 @@ def test_parts_are_left_out_cleanly():
     assert "class PatchJoint" in collect(parts=("2", "3", "4", "5"))["submission.py"].decode()
 
 
+def test_chinese_readme():
+    files = collect(parts=("2", "3", "4"), lang="zh")
+    english, chinese = files["README.md"].decode(), files["README.zh-CN.md"].decode()
+    assert "README.zh-CN.md" not in collect()
+    assert "](../" not in chinese and "<!--" not in chinese and "CGAE" not in chinese
+
+    def blocks(text):
+        return [re.sub(r"\s*#.*", "", block) for block in re.findall(r"```(.*?)```", text, re.S)]
+
+    assert blocks(english) == blocks(chinese)
+    for mark in (r"^#+ ", r"^\|", r"\$\$", r"!\[", r"^- ", r"\*\*\d\.\d[ （(]"):
+        counts = [len(re.findall(mark, text, re.MULTILINE)) for text in (english, chinese)]
+        assert counts[0] == counts[1], mark
+    numbers = [sorted(re.findall(r"\d+\.\d+", text)) for text in (english, chinese)]
+    assert numbers[0] == numbers[1]
+
+
 def test_tasks_of_parts_that_are_left_out(tmp_path):
     write_files(tmp_path, collect(parts=("2",)))
     check_points(tmp_path)
