@@ -741,14 +741,21 @@ class PatchTask(Task):
         return [{"params": self.joint.parameters(), "lr": self.lr}]
 
     def loss(self, x, labels, index):
-        start = self.pursuit(x)
-        if index is not None:
-            start = self.sampler.start_state(start, index)
+        start = self.first_choices(x, index)
         choices = self.gibbs_sweep(x, start, self.joint.prototypes.detach(), self.joint.beta)
         if index is not None:
             self.sampler.cache[index] = choices.to(self.sampler.cache.dtype)
         loss = -self.joint.log_joint_prob(x, choices).mean()
         return loss, {"moved": (choices != start).float().mean(), **self.shares(choices)}
+
+    def first_choices(self, x, index):
+        """The cached choices; by matching pursuit where there are none, or no index."""
+        if index is None:
+            return self.pursuit(x)
+        cached = self.sampler.cache[index]
+        if (cached == self.sampler.not_visited).any():
+            return self.sampler.start_state(self.pursuit(x), index)
+        return cached.long()
 
     def shares(self, choices):
         """The share of the most used prototype, and of the most used place, among the choices."""
