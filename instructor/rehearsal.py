@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from grade import TASKS
 from instructor.hostile.attack import read_attacks
 from instructor.hostile.bank import make_honest
 from instructor.mutants.mutant import (
@@ -31,10 +30,12 @@ from instructor.mutants.mutant import (
     mutant_source,
     read_mutants,
 )
+from instructor.parts import USUAL, tasks_of
 from instructor.stubs import find_blocks, strip_solutions
 from tests.worker import ROOT
 
 KILLS = 5
+TASKS = tasks_of(USUAL)
 # Attacks that run into a time limit would make the rehearsal long; the hostile bank has them.
 ATTACKS = [
     "equals_everything",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import grade
 from instructor.hostile import archives
 from instructor.stubs import strip_solutions
 from tests.worker import ROOT
@@ -121,6 +120,6 @@ def reasons(row: dict) -> list[str]:
     return [
         row["reason"],
         *row["notes"],
-        *(row["quality"][task]["reason"] for task in grade.TASKS),
+        *(result["reason"] for result in row["quality"].values()),
         *(test["output"] for test in row["code"]["tests"]),
     ]

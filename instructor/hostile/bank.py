@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 
 import train
-from grade import TASKS
 from instructor.grade_upload import Options, grade_upload
 from instructor.hostile.attack import Attack, problems, read_attacks
 from instructor.make_hidden import Hidden, make_hidden
+from instructor.parts import USUAL, tasks_of
 from instructor.sandbox import FIRST_UID, Limits
 from instructor.uploads import list_uploads
 from tests.worker import ROOT
@@ -109,7 +109,7 @@ def run_by_name(bank: Bank, name: str) -> tuple[list[str], float, float]:
 
 
 def prepare(folder: Path, quick: bool) -> Bank:
-    honest = make_honest(folder, TASKS)
+    honest = make_honest(folder, tasks_of(USUAL))
     hidden = make_hidden("sample", "the hostile bank", limit=50)
     options = Options(LIMITS, tests=QUICK if quick else ())
     usual = grade_honest(honest, hidden, options)
