@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 ANNEAL = 0.6  # share of the epochs in which sigma (or beta) goes from its start to its end
-MODE_SWEEPS = 3  # over the patches of an image, when it is encoded
+ENCODING_BETAS = (3.0, 30.0, 1e4)  # of the sweeps over the patches of an image that is encoded
 ACTIVATIONS = {
     "leaky_relu": nn.LeakyReLU,
     "relu": nn.ReLU,
@@ -152,7 +152,8 @@ class BaseProposalModel(LatentModel):
     def h_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network: x [B, *x_shape] -> logits [B, K], or [B, D, C] if categorical."""
         if self.shared and self.shared[0] is x:
-            logits = self.shared[1] if torch.is_grad_enabled() else self.shared[1].detach()
+            logits = self.shared[1].clone()  # so that no caller can change another's
+            logits = logits if torch.is_grad_enabled() else logits.detach()
         else:
             logits = self.net(x)
         if self.latent == "categorical":
@@ -165,7 +166,8 @@ class BaseProposalModel(LatentModel):
 
         The chain draws from q(h|x) and the loss scores its states, both with the same weights.
         """
-        self.shared = x, self.net(x)
+        if type(self).h_logits is BaseProposalModel.h_logits:  # else it is the student's own affair
+            self.shared = x, self.net(x)
         try:
             yield
         finally:
@@ -296,6 +298,12 @@ class BasePatchJoint(nn.Module):
         self.register_buffer("beta", torch.tensor(float(beta)))
         self.register_buffer("counts", torch.ones(self.num_categories))
 
+    def prior(self):
+        """p(h), uniform; `log_prob(h)` sums over the patches."""
+        logits = self.prototypes.new_zeros(self.latent_dim, self.num_categories)
+        each = torch.distributions.Categorical(logits=logits, validate_args=False)
+        return torch.distributions.Independent(each, 1)
+
     def decode(self, h: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("a subclass renders the choices")
 
@@ -314,9 +322,8 @@ class BasePatchProposal(nn.Module):
     def __init__(self, joint: BasePatchJoint, net: nn.Module | None = None, width: int = 16):
         super().__init__()
         self.latent_dim = joint.latent_dim
-        # Functions, not the joint model itself, whose parameters would become q's.
+        # A function, not the joint model itself, whose parameters would become q's.
         self.prototypes = lambda: joint.prototypes.detach()
-        self.joint_decode = lambda h: joint.decode(h).detach()
         k, r, _ = joint.prototypes.shape
         self.net = net or nn.Sequential(
             nn.Conv2d(1, width, r, padding=r // 2),  # (N, 16, S, S)
@@ -332,14 +339,6 @@ class BasePatchProposal(nn.Module):
     def proposal(self, x: torch.Tensor) -> "PatchDistribution":
         """q(h|x) as the sampler of part 4 wants it."""
         return PatchDistribution(self, x)
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """The likeliest choice for each component in turn, int64 [B, H]."""
-        choices = []
-        for _ in range(self.latent_dim):
-            choices.append(self.choice_log_probs(x).argmax(dim=1, keepdim=True))
-            x = x - self.joint_decode(choices[-1])
-        return torch.cat(choices, dim=1)
 
     def run_once(self, x: torch.Tensor):
         """As in BaseProposalModel; here the network sees residuals, which differ every time."""
@@ -358,8 +357,9 @@ class PatchDistribution:
     def __init__(self, proposal: BasePatchProposal, x: torch.Tensor):
         self.model, self.x = proposal, x
 
-    def sample(self, sample_shape: tuple[int, ...] = (1,)) -> torch.Tensor:
-        return self.model.sample_latent(self.x, sample_shape[0])
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> torch.Tensor:
+        h = self.model.sample_latent(self.x, math.prod(sample_shape))
+        return h.reshape(*sample_shape, *h.shape[1:])
 
     def log_prob(self, h: torch.Tensor) -> torch.Tensor:
         return self.model.log_conditional_prob(h, self.x)
@@ -381,6 +381,7 @@ class Task:
     code_kind = "float"
     num_categories = 0  # of one entry, where code_kind is "categorical"
     sampler: BaseSampler | None = None
+    draws_at_once = 10_000  # in `log_marginal`
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -406,7 +407,7 @@ class Task:
 
     def log_weights(self, x, labels, num_samples) -> torch.Tensor:
         """log p(x, h) - log q(h|x) for `num_samples` draws h of q(h|x), in nats: [S, B]."""
-        raise NotImplementedError
+        raise ValueError("-log p(x) is estimated by draws of q(h|x), which this model has not")
 
     def log_marginal(self, x, labels, num_samples) -> torch.Tensor:
         """log p(x) by importance sampling from q(h|x), in nats: [B].
@@ -415,7 +416,7 @@ class Task:
         S (Burda et al., ICLR 2016, theorem 1). The draws come in chunks, which limits the memory.
         """
         total = torch.full((len(x),), -torch.inf, device=x.device)
-        chunk = max(1, 10_000 // len(x))
+        chunk = max(1, self.draws_at_once // len(x))
         for start in range(0, num_samples, chunk):
             log_w = self.log_weights(x, labels, min(chunk, num_samples - start))
             total = torch.logaddexp(total, torch.logsumexp(log_w, dim=0))
@@ -713,19 +714,16 @@ class PatchTask(Task):
     Args:
         joint: the student's PatchJoint.
         sampler: keeps the choices of every training image from one epoch to the next.
-        patch_log_scores, gibbs_sweep: the student's functions.
+        gibbs_sweep: the student's function.
         beta, beta_start: inverse temperature in the last epochs and in the first.
         lr: learning rate of the prototypes.
     """
 
     code_kind = "categorical"
 
-    def __init__(
-        self, joint, sampler, patch_log_scores, gibbs_sweep, *, beta=30.0, beta_start=1.0, lr=2e-2
-    ):
+    def __init__(self, joint, sampler, gibbs_sweep, *, beta=30.0, beta_start=1.0, lr=2e-2):
         super().__init__(nn.ModuleDict({"joint": joint}))
-        self.joint, self.sampler = joint, sampler
-        self.patch_log_scores, self.gibbs_sweep = patch_log_scores, gibbs_sweep
+        self.joint, self.sampler, self.gibbs_sweep = joint, sampler, gibbs_sweep
         self.beta, self.beta_start, self.lr = beta, beta_start, lr
         self.num_categories = joint.num_categories
 
@@ -749,13 +747,9 @@ class PatchTask(Task):
         return loss, {"moved": (choices != start).float().mean(), **self.shares(choices)}
 
     def first_choices(self, x, index):
-        """The cached choices; by matching pursuit where there are none, or no index."""
-        if index is None:
-            return self.pursuit(x)
-        cached = self.sampler.cache[index]
-        if (cached == self.sampler.not_visited).any():
-            return self.sampler.start_state(self.pursuit(x), index)
-        return cached.long()
+        """The cached choices; number 0 for all patches where there are none, or no index."""
+        fresh = torch.zeros(len(x), self.joint.latent_dim, dtype=torch.int64, device=x.device)
+        return self.sampler.start_state(fresh, index)
 
     def shares(self, choices):
         """The share of the most used prototype, and of the most used place, among the choices."""
@@ -763,40 +757,21 @@ class PatchTask(Task):
         count = [torch.bincount(used.flatten()).max() for used in (k, i * self.joint.size + j)]
         return {"top_prototype": count[0] / k.numel(), "top_place": count[1] / k.numel()}
 
-    @torch.no_grad()
-    def pursuit(self, x):
-        """Choices by matching pursuit: each takes what is best for what is left, [B, H]."""
-        residual, choices = x, []
-        for _ in range(self.joint.latent_dim):
-            choices.append(self.best(residual))
-            residual = residual - self.joint.decode(choices[-1])
-        return torch.cat(choices, dim=1)
-
-    def best(self, residual):
-        """The choice that explains most of a residual, [B, 1]."""
-        log_p = self.patch_log_scores(residual, self.joint.prototypes.detach(), 1.0)
-        return log_p.argmax(dim=1, keepdim=True)
-
-    @torch.no_grad()
     def encode(self, x, labels):
-        """Matching pursuit, then sweeps in which each component takes its best choice.
+        """A few sweeps at falling temperature; the last one takes nearly always the best choice.
 
-        These are Gibbs sweeps at temperature 0: iterated conditional modes (Besag 1986).
+        In the limit of temperature 0 that is iterated conditional modes (Besag 1986).
         """
-        choices = self.pursuit(x)
-        residual = x - self.joint.decode(choices)
-        for h in list(range(self.joint.latent_dim)) * MODE_SWEEPS:
-            one = choices[:, h : h + 1]  # (B, 1), a view of `choices`
-            residual = residual + self.joint.decode(one)
-            one.copy_(self.best(residual))
-            residual = residual - self.joint.decode(one)
+        choices = self.first_choices(x, None)
+        for beta in ENCODING_BETAS:
+            choices = self.gibbs_sweep(x, choices, self.joint.prototypes.detach(), beta)
         return choices
 
     def decode(self, code, labels):
         return as_images(self.joint.decode(code), "PatchJoint.decode").clamp(0, 1)
 
     def generate(self, labels):
-        """Independent choices, each as often as it was taken in training."""
+        """Independent choices, each as often as it was taken in the epoch before."""
         shape = len(labels), self.joint.latent_dim
         choices = torch.multinomial(self.joint.counts, math.prod(shape), replacement=True)
         return self.decode(choices.reshape(shape), labels)
@@ -846,9 +821,11 @@ class AmortisedPatchTask(PatchTask):
         jsa: part 4's task object over PatchJoint and PatchProposal.
     """
 
-    def __init__(self, jsa, patch_log_scores, *, beta, beta_start, lr):
+    draws_at_once = 200  # each has H residuals, and each of these the logits of all choices
+
+    def __init__(self, jsa, *, beta, beta_start, lr):
         names = {"beta": beta, "beta_start": beta_start, "lr": lr}
-        super().__init__(jsa.joint, jsa.sampler, patch_log_scores, None, **names)
+        super().__init__(jsa.joint, jsa.sampler, None, **names)
         self.jsa, self.model = jsa, jsa.model
 
     def start_epoch(self, epoch, num_epochs):
@@ -870,7 +847,10 @@ class AmortisedPatchTask(PatchTask):
         return self.jsa.diagnostics(x)
 
     def encode(self, x, labels):
-        return self.jsa.encode(x, labels)
+        """The best by log p(x, h) of three draws of q(h|x)."""
+        h = self.jsa.proposal.sample_latent(x, 3)  # (3, B, H)
+        best = self.joint.log_joint_prob(x, h).argmax(dim=0)  # (B,)
+        return h[best, torch.arange(len(x), device=x.device)]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -996,8 +976,7 @@ def make_patch_task(submission, settings: dict, num_examples: int, device) -> Pa
     schedule = {name: settings[name] for name in ("beta", "beta_start", "lr")}
     if settings["sampler"] == "gibbs":
         sampler = BaseSampler(joint, None, num_examples, device)
-        functions = submission.patch_log_scores, submission.gibbs_sweep
-        return PatchTask(joint, sampler, *functions, **schedule)
+        return PatchTask(joint, sampler, submission.gibbs_sweep, **schedule)
     proposal = submission.PatchProposal(joint).to(device)
     jsa = JSATask(
         joint,
@@ -1009,9 +988,8 @@ def make_patch_task(submission, settings: dict, num_examples: int, device) -> Pa
         cache_start_epoch=settings["cache_start_epoch"],
         lr_joint=settings["lr"],
         lr_proposal=settings["lr_proposal"],
-        code="best",
     )
-    return AmortisedPatchTask(jsa, submission.patch_log_scores, **schedule)
+    return AmortisedPatchTask(jsa, **schedule)
 
 
 # ----------------------------------------------------------------------------------------------

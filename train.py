@@ -33,6 +33,7 @@ from trainer import Processes, Trainer, TrainingError, draw_pictures, pick_devic
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
 MAX_TOY_STATES = 4096
+ONLY_MIS = ("num_mis_steps", "cache_start_epoch", "lr_proposal")
 MAX_PROTOTYPES = (2**15 - 1) // 28**2
 TASKS = available_tasks(submission)
 ONLY_THIS_CALL = {"save_dir", "resume", "overwrite"}  # no settings of the run
@@ -142,7 +143,7 @@ def add_jsa_flags(parser: argparse.ArgumentParser) -> None:
         "--cache_start_epoch",
         type=positive(int),
         help="first epoch in which chains start from the cached states; before, from draws of q "
-        "(default: the last third of the epochs have the cache)",
+        "(default: JSA has it in the last third of the epochs, CGAE from the first)",
     )
     jsa.add_argument(
         "--chain_states",
@@ -207,10 +208,11 @@ def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
     unknown = [f"--{key}" for key in given if key not in defaults]
     if unknown:
         others = [t for t in TASKS if all(flag[2:] in DEFAULTS[t] for flag in unknown)]
-        parser.error(f"{', '.join(unknown)}: not for --task {task}, only for {', '.join(others)}")
+        where = f", only for {', '.join(others)}" if others else ""
+        parser.error(f"{', '.join(unknown)}: not for --task {task}{where}")
     config = defaults | given
     if task == "CGAE":
-        check_patches(parser, config)
+        check_patches(parser, config, given)
     if task == "JSA" and config["cache_start_epoch"] is None:
         config["cache_start_epoch"] = 2 * config["epochs"] // 3 + 1
     if toy and num_states(config) > MAX_TOY_STATES:
@@ -218,11 +220,14 @@ def make_config(parser: argparse.ArgumentParser, given: dict) -> dict:
     return config
 
 
-def check_patches(parser: argparse.ArgumentParser, config: dict) -> None:
+def check_patches(parser: argparse.ArgumentParser, config: dict, given: dict) -> None:
     if config["patch_size"] % 2 == 0 or config["patch_size"] > 28:
         parser.error(f"--patch_size {config['patch_size']}: an odd number up to 27")
     if config["num_prototypes"] > MAX_PROTOTYPES:
         parser.error(f"--num_prototypes: at most {MAX_PROTOTYPES}, a code's entry has 16 bits")
+    unused = [f"--{key}" for key in ONLY_MIS if key in given and config["sampler"] == "gibbs"]
+    if unused:
+        parser.error(f"{', '.join(unused)}: only with --sampler mis")
     if config["val_metric"] == "nll" and config["sampler"] == "gibbs":
         parser.error("--val_metric nll draws from q(h|x), which only --sampler mis has")
 

@@ -66,7 +66,10 @@ def slim(inference, task: str, path: Path) -> bytes:
         message = inference.todo_message(error, inference.submission)
         raise PackError(f"{path}: {message}") from error
     except Exception as error:
-        raise PackError(f"{path} cannot be loaded: {error}") from error
+        raise PackError(
+            f"{path} cannot be loaded ({error}). Train the task again, or move the file away to "
+            "hand in without it"
+        ) from error
     if config["task"] != task:
         raise PackError(f"{path} is a checkpoint of {config['task']}, not of {task}")
     kept = {name: value for name, value in checkpoint.items() if name not in FOR_TRAINING}
@@ -95,8 +98,9 @@ def measure(inference, task: str, content: bytes) -> dict:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 inference.main([*arguments, "--data_dir", DATA_DIR])
-        except SystemExit as end:
-            return {"reason": str(end.code), "points": 0.0, "raw": 0.0, "grade": 0.0}
+        except (Exception, SystemExit) as error:  # whatever student code raises is a reason
+            reason = str(error) if isinstance(error, SystemExit) else repr(error)
+            return {"reason": reason, "points": 0.0, "raw": 0.0, "grade": 0.0}
         return grade.grade_folder(task, Path(folder), Path(DATA_DIR))
 
 

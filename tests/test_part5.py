@@ -255,6 +255,7 @@ def test_patch_joint(probe, reference, rng):
         "the sign reversed": -log_p,
         "-beta/2 ||x - o||^2 (beta is 1 / (2 sigma^2))": log_prior
         + constant
+        - SIZE**2 / 2 * np.log(2)
         + (log_p - log_prior - constant) / 2,
     }
     check_close(found["log_joint"], log_p, "5.4", "log p(x, h)", mistakes)

@@ -59,8 +59,11 @@ def test_draws_have_their_probabilities():
     assert torch.allclose(shares, p[0], atol=6 * 0.5 / 200)  # six standard deviations
 
 
-def test_a_sweep_leaves_the_posterior_as_it_is(prototypes, table):
-    """p(h|x) by enumeration, pushed through the sweep's transition matrix: the same again."""
+def test_conditionals_leave_the_posterior_as_it_is(prototypes, table):
+    """p(h|x) by enumeration, pushed through the transition matrix that the scores make of a sweep.
+
+    tests/test_part5.py checks the draws of `gibbs_sweep` itself, by frequencies.
+    """
     x, beta = torch.randn(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(2)), 0.6
     number = len(table)
     images = table[:, None] + table[None]  # (C, C, S, S), two components
@@ -101,7 +104,7 @@ def test_choices_are_cached_and_validation_leaves_no_trace(small):
 
 
 def test_encoding_finds_what_was_rendered(small):
-    """Patches far apart come back exactly; a code of noise is no worse than matching pursuit."""
+    """Patches far apart come back exactly."""
     _, labels, task = small
     with torch.no_grad():
         task.joint.prototypes.copy_(torch.rand(16, 7, 7))
