@@ -6,6 +6,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,13 @@ def test_the_arguments_exist(page, command, monkeypatch, capsys):
             run(name, run_name="__main__")
         assert end.value.code == 0
         return
-    with pytest.raises(ParsedError):
-        run(name, run_name="__main__")
+    try:
+        with pytest.raises(ParsedError):
+            run(name, run_name="__main__")
+    except ModuleNotFoundError as missing:  # CI runs these files again with staff's requirements
+        if find_spec("psutil") is None and missing.name in ("dask", "jinja2", "psutil"):
+            pytest.skip("needs instructor/requirements.txt")
+        raise
 
 
 def test_quick_commands_run_as_printed(tmp_path):
@@ -100,6 +106,12 @@ def test_quick_commands_run_as_printed(tmp_path):
         done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "dataset" / "valid.npz").is_file()
+
+
+def test_no_placeholder_is_left():
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            assert not re.fullmatch(r"[A-Z]{4,}", line.strip()), f"{page.name}: {line}"
 
 
 def test_links_and_pictures_exist():

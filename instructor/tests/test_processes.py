@@ -110,6 +110,27 @@ def test_two_processes_one_killed_and_resumed(arguments, tmp_path, capsys):
     assert read_checkpoint("killed/last.pth")["epoch"] == EPOCHS + 1
 
 
+def test_patches_in_two_processes(arguments, tmp_path):
+    flags = [
+        "--task",
+        "CGAE",
+        "--latent_dim",
+        "2",
+        "--num_prototypes",
+        "2",
+        "--patch_size",
+        "5",
+        "--epochs",
+        "2",
+    ]
+    flags += ["--batch_size", "20", "--save_dir", "patches", "--device", "cpu"]
+    done = torchrun(tmp_path, f"import train\ntrain.main({flags})")
+    assert done.returncode == 0, done.stderr
+    checkpoint = read_checkpoint("patches/last.pth")
+    assert (checkpoint["sampler_state_dict"]["cache"] >= 0).all()
+    assert checkpoint["model_state_dict"]["joint.counts"].sum() == 60 * 2
+
+
 def test_batches_that_cannot_be_shared_are_refused(arguments, monkeypatch, capsys):
     monkeypatch.setattr(train.Processes, "start", lambda self, device: device)
     monkeypatch.setattr(train.Processes, "in_turn", lambda self, function, *args: function(*args))

@@ -8,15 +8,22 @@ import pytest
 
 pytest.importorskip("psutil", reason="needs instructor/requirements.txt")
 
+import train
+from instructor.make_hidden import make_hidden
+from instructor.parts import tasks_of
 from instructor.quality import (
     QualityError,
     blur,
+    failure,
     flags,
+    measure,
     read_array,
     read_codes,
     read_digits,
     read_reply,
 )
+from instructor.sandbox import Limits
+from tests.worker import ROOT
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -88,6 +95,47 @@ def test_odd_codes_are_refused(declaration, codes):
 def test_odd_discrete_codes_are_refused(declaration, codes):
     with pytest.raises(QualityError):
         read_codes(declaration, npy(codes), 4, "JSA")
+
+
+@pytest.mark.parametrize(
+    ("kind", "categories", "codes"),
+    [
+        ("float", 0, np.zeros((4, 3), np.float32)),
+        ("bernoulli", 0, np.zeros((4, 3), np.uint8)),
+        ("categorical", 2**15, np.zeros((4, 3), np.int16)),
+        ("categorical", 12_544, np.full((4, 3), 12_544, np.int16)),
+        ("categorical", True, np.zeros((4, 3), np.int16)),
+    ],
+)
+def test_odd_choices_of_patches_are_refused(kind, categories, codes):
+    with pytest.raises(QualityError):
+        read_codes(declared(kind=kind, num_categories=categories), npy(codes), 4, "CGAE")
+
+
+def test_choices_of_patches_are_taken():
+    codes = np.full((4, 3), 12_543, np.int16)
+    declaration = declared(kind="categorical", num_categories=12_544)
+    found, bits = read_codes(declaration, npy(codes), 4, "CGAE")
+    assert np.array_equal(found, codes) and bits == pytest.approx(3 * np.log2(12_544))
+    assert failure("CGAE", "late")["max_points"] == 0
+
+
+def test_a_cgae_upload_is_graded(tmp_path, monkeypatch, small_data):
+    """All the way: trained, encoded and decoded in two sandboxes, and worth no points."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "upload").mkdir()
+    flags = ["--task", "CGAE", "--latent_dim", "3", "--num_prototypes", "4", "--epochs", "1"]
+    train.main([*flags, "--data_dir", str(small_data), "--save_dir", "run", "--device", "cpu"])
+    (tmp_path / "upload" / "CGAE.pth").write_bytes((tmp_path / "run" / "best.pth").read_bytes())
+    (tmp_path / "upload" / "submission.py").write_bytes((ROOT / "submission.py").read_bytes())
+    tmp_path.chmod(0o755)
+    hidden = make_hidden("sample", "a test of patches", limit=20)
+    results, _ = measure(tmp_path / "upload", hidden, Limits(), True, tasks_of(("4", "5")))
+    assert results["JSA"]["reason"] == "JSA.pth was not handed in"
+    found = results["CGAE"]
+    assert found["reason"] == "" and found["points"] == found["max_points"] == 0
+    assert found["code_length"] == 3 and found["raw"] > 0
+    assert found["bits"] == pytest.approx(3 * np.log2(4 * 784), abs=1e-5)
 
 
 def test_bits_are_counted_by_the_parent():
