@@ -747,8 +747,9 @@ class PatchTask(Task):
         return loss, {"moved": (choices != start).float().mean(), **self.shares(choices)}
 
     def first_choices(self, x, index):
-        """The cached choices; number 0 for all patches where there are none, or no index."""
-        fresh = torch.zeros(len(x), self.joint.latent_dim, dtype=torch.int64, device=x.device)
+        """The cached choices; without, the faintest prototype in the upper left corner."""
+        faintest = self.joint.prototypes.detach().square().sum(dim=(1, 2)).argmin()
+        fresh = (faintest * self.joint.size**2).expand(len(x), self.joint.latent_dim)
         return self.sampler.start_state(fresh, index)
 
     def shares(self, choices):
