@@ -100,7 +100,8 @@ def grade_cells(row: dict, parts: list[str], tasks: list[str]) -> dict[str, str 
 def write_grades(rows: list[dict], path: str | Path) -> None:
     """Write grades.csv: one line a student, by name; equal rows give equal bytes."""
     buffer = io.StringIO(newline="")
-    lines = [grade_cells(row, parts_in(rows), tasks_in(rows)) for row in by_name(rows)]
+    parts, tasks = parts_in(rows), tasks_in(rows)
+    lines = [grade_cells(row, parts, tasks) for row in by_name(rows)]
     writer = csv.DictWriter(buffer, list(lines[0]) if lines else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
