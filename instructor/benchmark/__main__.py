@@ -26,13 +26,12 @@ from data_utils import DATA_DIR, SAMPLE_FILE, keep_freed_memory, read_npz
 from instructor.benchmark import patches
 from instructor.benchmark.loops import LOOPS, OurTrainer, make
 
-IMAGES = 2560
-
 
 def binary_sample(batch_size: int) -> np.ndarray:
-    """Binarized digits of the bundled sample, a multiple of the batch size."""
+    """The bundled sample's 5,000 digits, binarized; as many as make whole batches."""
     images, _ = read_npz(SAMPLE_FILE)
-    return np.where(images >= 128, np.uint8(255), np.uint8(0))[: IMAGES // batch_size * batch_size]
+    images = images[: len(images) // batch_size * batch_size]
+    return np.where(images >= 128, np.uint8(255), np.uint8(0))
 
 
 def measure(loops: dict, images: int, rounds: int) -> dict[str, list[float]]:

@@ -92,10 +92,10 @@ class OurTrainer(Loop):
             draw=None,
         )
         self.task.cache_start_epoch = 1 if self.cache else 2  # only epoch 1 is run, again and again
+        self.progress = self.trainer.progress_bar()  # a run has one
 
     def epoch(self):
-        with self.trainer.progress_bar() as progress:
-            self.trainer.train_epoch(1, progress, Untouched())
+        self.trainer.train_epoch(1, self.progress, Untouched())
 
 
 class Untouched:
@@ -121,39 +121,55 @@ class Published(PlainLoader):
     """(a) As in the code published with the paper (github.com/thu-spmi/JSA, bernoulli_MNIST).
 
     A loader that fetches examples one by one; the encoder runs on every repeated x and once more
-    for the cached state; gradients go through all T+1 states; the accept loop is NumPy; and cache
-    entries are copied one by one.
+    for the cached state; gradients go through all states; the accept loop is NumPy on the host,
+    with positions in the batch of states for rows; and cache entries are copied one by one. Bits
+    are drawn by comparison with uniform numbers, log-probabilities are PyTorch's cross entropy.
     """
 
     fused = False
 
     def loss(self, x, index):
         steps, batch = self.num_mis_steps, len(x)
-        first = 1 if self.cache else 0
-        repeated = x.repeat(steps + 1 - first, 1, 1, 1)
-        q = self.proposal.proposal(repeated)
-        states = q.sample()  # ((T or T+1) * B, K)
-        log_q = q.log_prob(states)
-        log_p = self.joint.log_joint_prob(repeated, states)
+        x = x.flatten(1)  # (B, 784)
+        # The states of an image lie side by side: T proposals, or T+1 without a cache.
+        repeated = x.unsqueeze(1).repeat(1, steps if self.cache else steps + 1, 1).flatten(0, 1)
+        logits = self.proposal.net(repeated)
+        states = (torch.sigmoid(logits) > torch.rand_like(logits)).float()
+        log_q, log_p = self.log_prob(logits, states), self.log_joint(repeated, states)
         if self.cache:
-            cached = self.sampler.start_state(states[:batch], index)
-            log_q = torch.cat([self.proposal.log_conditional_prob(cached, x), log_q])
-            log_p = torch.cat([self.joint.log_joint_prob(x, cached), log_p])
-            states = torch.cat([cached, states])
-        log_w = (log_p - log_q).detach().cpu().numpy().reshape(steps + 1, batch)
-        current, row, rows = log_w[0], np.zeros(batch, int), []
+            fresh = states[::steps]
+            cached = self.sampler.start_state(fresh, index)
+            new = (self.sampler.cache[index, 0] == self.sampler.not_visited).numpy()
+            log_q = self.beside(self.log_prob(self.proposal.net(x), cached), log_q)
+            log_p = self.beside(self.log_joint(x, cached), log_p)
+        log_w = (log_p - log_q).detach().cpu().numpy().reshape(batch, steps + 1)
+        position = np.arange(log_w.size).reshape(batch, steps + 1)
+        current, at, visited = log_w[:, 0], position[:, 0], []
         for t in range(1, steps + 1):
-            accept = np.log(np.random.uniform(size=batch)) < log_w[t] - current
-            row, current = np.where(accept, t, row), np.where(accept, log_w[t], current)
-            rows.append(row * batch + np.arange(batch))
+            accept = np.log(np.random.uniform(size=batch)) < log_w[:, t] - current
+            current = current * (1 - accept) + log_w[:, t] * accept
+            at = at * (1 - accept) + position[:, t] * accept
+            visited = np.append(visited, at)
         if self.cache:
-            fresh = (self.sampler.cache[index, 0] == self.sampler.not_visited).numpy()
-            changed = (row > 0) | fresh
-            for i, position in enumerate(index):
-                if changed[i]:
-                    self.sampler.cache[position] = states[rows[-1][i]].cpu()
-        visited = torch.as_tensor(rows[-1] if self.last_only else np.concatenate(rows))
-        return -log_q[visited].mean() - log_p[visited].mean()
+            for i in range(batch):
+                row = int(at[i]) % (steps + 1)
+                if row > 0:
+                    self.sampler.cache[index[i]] = states[i * steps + row - 1].cpu()
+                elif new[i]:
+                    self.sampler.cache[index[i]] = cached[i].cpu()
+        visited = torch.LongTensor(visited[-batch:] if self.last_only else visited)
+        return -torch.gather(log_q, 0, visited).mean() - torch.gather(log_p, 0, visited).mean()
+
+    def beside(self, first: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """The figures of the cached states [B] before those of the proposals [B * T]."""
+        return torch.cat([first.view(-1, 1), others.view(len(first), -1)], dim=1).view(-1)
+
+    def log_prob(self, logits: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+        return -F.binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(dim=1)
+
+    def log_joint(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        log_prior = (torch.ones_like(h) * np.log(0.5)).sum(dim=1)
+        return log_prior + self.log_prob(self.joint.net(h), x)
 
 
 class StepByStep(PlainLoader):
