@@ -11,6 +11,7 @@ import ctypes
 import gzip
 import hashlib
 import json
+import math
 import random
 import sys
 import tempfile
@@ -366,12 +367,13 @@ class JsaDataset(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         return self._pixels(self.images[i]), self.labels[i], i
 
-    def __getitems__(self, indices: list[int]):
+    def __getitems__(self, indices: list[int] | torch.Tensor):
         """A whole batch by one indexing operation: (x, labels, index)."""
-        if type(self).__getitem__ is not JsaDataset.__getitem__:
-            return [self[i] for i in indices]  # a subclass has its own idea of one example
         index = torch.as_tensor(indices)
-        return self._pixels(self.images[index]), self.labels[index], index
+        if type(self).__getitem__ is not JsaDataset.__getitem__:
+            return [self[i] for i in index.tolist()]  # a subclass has its own idea of one example
+        images = self.images.index_select(0, index)  # much faster than self.images[index]
+        return self._pixels(images), self.labels.index_select(0, index), index
 
     def _pixels(self, images: torch.Tensor) -> torch.Tensor:
         if images.dtype != torch.uint8:
@@ -422,13 +424,26 @@ class OwnExamples(Sampler):
         return iter(own[: len(self)])
 
 
+class Batches(Sampler):
+    """Batches of positions, each an int64 tensor: lists of integers would cost a conversion."""
+
+    def __init__(self, order: OwnExamples, batch_size: int):
+        self.order, self.batch_size = order, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / self.batch_size)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        yield from torch.tensor(list(self.order)).split(self.batch_size)
+
+
 def make_loader(dataset: Dataset, batch_size: int, order: OwnExamples | None = None):
     """Batches (x, labels, index) in the given order, without one in the dataset's."""
+    order = order or OwnExamples(len(dataset))
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=order,
-        generator=order.generator if order else None,
+        batch_sampler=Batches(order, batch_size),
+        generator=order.generator,
         collate_fn=_collate,
     )
 

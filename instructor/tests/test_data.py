@@ -170,6 +170,18 @@ def test_dataset_batches_equal_single_examples(small_data):
         assert one_index == i and one_label == labels[row] and torch.equal(one_x, x[row])
 
 
+def test_a_pass_has_each_example_once(small_data):
+    dataset = JsaDataset(*data_utils.load_split(small_data, "train"))
+    shuffled = OwnExamples(len(dataset), generator=torch.Generator().manual_seed(0))
+    for order in (shuffled, None):
+        loader = make_loader(dataset, 16, order)
+        passes = [[index for _, _, index in loader] for _ in range(2)]
+        assert all(len(batches) == len(loader) for batches in passes)
+        first, second = (torch.cat(batches).tolist() for batches in passes)
+        assert sorted(first) == sorted(second) == list(range(len(dataset)))
+        assert (first != second) == (order is not None)
+
+
 def test_dataset_subclass_with_its_own_items():
     class Points(JsaDataset):
         def __getitem__(self, i):
