@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 ANNEAL = 0.6  # share of the epochs in which sigma (or beta) goes from its start to its end
+MEASURE_EVERY = 5  # batches from one look at acceptance rate and sample size to the next
 ENCODING_BETAS = (3.0, 30.0, 1e4)  # of the sweeps over the patches of an image that is encoded
 ACTIVATIONS = {
     "leaky_relu": nn.LeakyReLU,
@@ -77,6 +78,32 @@ def conv_decoder(
 
 # ----------------------------------------------------------------------------------------------
 # Base classes of part 4
+
+
+class Bits:
+    """Independent bits, `Independent(Bernoulli(logits=logits), event_dims)` with less work.
+
+    Args:
+        logits: log of p / (1 - p) of each bit, [..., K] where `event_dims` is 1.
+        event_dims: how many of the last dimensions belong to one example.
+    """
+
+    def __init__(self, logits: torch.Tensor, event_dims: int = 1):
+        self.logits, self.event_dims = logits, event_dims
+
+    def log_prob(self, bits: torch.Tensor) -> torch.Tensor:
+        """Nats, summed over one example: log p(b) = b * logit - log(1 + exp(logit)) for each bit.
+
+        The second term, the dear one, is worked out once for all draws of an example.
+        """
+        log_p = bits * self.logits - F.softplus(self.logits)
+        return log_p.sum(dim=tuple(range(-self.event_dims, 0)))
+
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> torch.Tensor:
+        """Draws of 0 and 1, [*sample_shape, ..., K]; no gradient flows through them."""
+        p = torch.sigmoid(self.logits.detach())
+        u = torch.rand(*sample_shape, *p.shape, dtype=p.dtype, device=p.device)  # in [0, 1)
+        return u.lt_(p)  # u < p as 0 and 1, in the place of u
 
 
 class LatentModel(nn.Module):
@@ -207,8 +234,8 @@ class BaseSampler:
         """
         if idx is None:
             return fresh
-        cached = self.cache[idx]
-        visited = (cached != self.not_visited).all(dim=-1, keepdim=True)  # (B, 1)
+        cached = self.cache.index_select(0, idx)  # faster than self.cache[idx]
+        visited = cached[:, :1] != self.not_visited  # (B, 1): a state is stored as a whole
         return torch.where(visited, cached.to(fresh.dtype), fresh)
 
     def record(self, states: torch.Tensor, log_w: torch.Tensor, rows: torch.Tensor) -> None:
@@ -223,8 +250,9 @@ class BaseSampler:
 
     def acceptance_rate(self) -> torch.Tensor:
         """Share of accepted proposals in the last call of `sample`, a scalar in [0, 1]."""
-        before = torch.cat([torch.zeros_like(self.rows[:1]), self.rows[:-1]])  # (T, B)
-        return (self.rows != before).float().mean()
+        # Step t proposes row t + 1, so after it a chain is there only if it has just accepted it.
+        proposed = torch.arange(1, len(self.rows) + 1, device=self.rows.device)
+        return (self.rows == proposed.unsqueeze(1)).float().mean()
 
     def effective_sample_size(self) -> torch.Tensor:
         """Mean over examples of (sum w)^2 / sum w^2 of the last call's T proposals, in [1, T].
@@ -232,7 +260,7 @@ class BaseSampler:
         The usual measure of how evenly importance weights are spread (Kong 1992).
         """
         w = torch.softmax(self.log_w[1:], dim=0)  # (T, B); row 0 is no draw of q
-        return (1 / (w**2).sum(dim=0)).mean()
+        return w.square().sum(dim=0).reciprocal().mean()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"cache": self.cache}
@@ -559,10 +587,12 @@ class JSATask(Task):
         self.lr_joint, self.lr_proposal = lr_joint, lr_proposal
         self.code, self.code_draws = code, code_draws
         self.use_cache = False
+        self.batch = 0  # batches seen in this epoch
         self.code_kind = joint.latent
         self.num_categories = joint.num_categories
 
     def start_epoch(self, epoch, num_epochs):
+        self.batch = 0
         self.use_cache = epoch >= self.cache_start_epoch
         progress = min(1.0, (epoch - 1) / max(1, ANNEAL * num_epochs))
         self.joint.sigma.fill_(self.sigma_start * (self.sigma / self.sigma_start) ** progress)
@@ -575,7 +605,7 @@ class JSATask(Task):
 
     def loss(self, x, labels, index):
         idx = index if self.use_cache else None
-        before = self.sampler.cache[idx] if idx is not None else None
+        before = self.sampler.cache.index_select(0, idx) if idx is not None else None
         with self.proposal.run_once(x):
             with torch.no_grad():
                 h = self.sampler.sample(x, idx=idx, num_steps=self.num_mis_steps)
@@ -583,14 +613,14 @@ class JSATask(Task):
                 loss_joint, loss_proposal = self.chain_average_loss(x)
             else:
                 loss_joint, loss_proposal = self.jsa_loss(self.joint, self.proposal, x, h)
-        metrics = {
-            "loss_joint": loss_joint.detach(),
-            "loss_proposal": loss_proposal.detach(),
-            "acceptance": self.sampler.acceptance_rate(),
-            "ess": self.sampler.effective_sample_size(),
-        }
+        metrics = {"loss_joint": loss_joint.detach(), "loss_proposal": loss_proposal.detach()}
+        if self.batch % MEASURE_EVERY == 0:
+            metrics["acceptance"] = self.sampler.acceptance_rate()
+            metrics["ess"] = self.sampler.effective_sample_size()
+        self.batch += 1
         if idx is not None:
-            metrics["moved"] = (self.sampler.cache[idx] != before).any(dim=-1).float().mean()
+            changed = self.sampler.cache.index_select(0, idx) != before  # (B, K)
+            metrics["moved"] = changed.any(dim=-1).float().mean()
         return loss_joint + loss_proposal, metrics
 
     def chain_average_loss(self, x):
@@ -831,7 +861,7 @@ class AmortisedPatchTask(PatchTask):
 
     def start_epoch(self, epoch, num_epochs):
         super().start_epoch(epoch, num_epochs)
-        self.jsa.use_cache = epoch >= self.jsa.cache_start_epoch
+        self.jsa.use_cache, self.jsa.batch = epoch >= self.jsa.cache_start_epoch, 0
 
     def param_groups(self):
         return self.jsa.param_groups()

@@ -20,7 +20,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal
 
 from model import (
     BaseJointModel,
@@ -28,6 +28,7 @@ from model import (
     BasePatchProposal,
     BaseProposalModel,
     BaseSampler,
+    Bits,
     conv_decoder,
     conv_encoder,
     draw,
@@ -201,12 +202,12 @@ class JointModel(BaseJointModel):
     def prior(self):
         """p(h), uniform; `log_prob(h)` sums over the latent dimensions."""
         # TODO 4.2: K bits with probability 1/2, or D categorical variables with logits 0.
-        # Hint: `Independent(distribution, 1)` sums log_prob over the last dimension.
+        # Hint: `Bits(logits)` is in model.py; of the distributions in torch.distributions,
+        # `Independent(distribution, 1)` sums log_prob over the last dimension.
         # `self.sigma.new_zeros(...)` makes zeros on the model's device.
         # BEGIN SOLUTION
         if self.latent == "bernoulli":
-            logits = self.sigma.new_zeros(self.latent_dim)
-            return Independent(Bernoulli(logits=logits, validate_args=False), 1)
+            return Bits(self.sigma.new_zeros(self.latent_dim))
         logits = self.sigma.new_zeros(self.latent_dim, self.num_categories)
         return Independent(Categorical(logits=logits, validate_args=False), 1)
         # END SOLUTION
@@ -219,9 +220,8 @@ class JointModel(BaseJointModel):
         logits = self.x_logits(h)  # ([S,] B, *x_shape)
         if self.likelihood_kind == "gaussian":
             pixels = Normal(torch.sigmoid(logits), self.sigma, validate_args=False)
-        else:
-            pixels = Bernoulli(logits=logits, validate_args=False)
-        return Independent(pixels, len(self.x_shape))
+            return Independent(pixels, len(self.x_shape))
+        return Bits(logits, len(self.x_shape))
         # END SOLUTION
 
     def log_joint_prob(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
@@ -257,7 +257,7 @@ class ProposalModel(BaseProposalModel):
         # BEGIN SOLUTION
         logits = self.h_logits(x)  # (B, K) or (B, D, C)
         if self.latent == "bernoulli":
-            return Independent(Bernoulli(logits=logits, validate_args=False), 1)
+            return Bits(logits)
         return Independent(Categorical(logits=logits, validate_args=False), 1)
         # END SOLUTION
 
@@ -310,14 +310,13 @@ def mis_chain(log_w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """
     # TODO 4.4: stay in log space, and carry the *current* state's row and weight along.
     # BEGIN SOLUTION
-    log_u = torch.log(u)
     row = torch.zeros_like(log_w[0], dtype=torch.int64)  # (B,)
     current = log_w[0]  # (B,)
     rows = torch.empty(u.shape, dtype=torch.int64, device=u.device)
-    for t in range(len(u)):
-        accept = log_u[t] < log_w[t + 1] - current  # a comparison with nan is False
+    for t, (log_u, proposed) in enumerate(zip(torch.log(u), log_w[1:], strict=True)):
+        accept = log_u < proposed - current  # a comparison with nan is False
         row = torch.where(accept, t + 1, row)
-        current = torch.where(accept, log_w[t + 1], current)
+        current = torch.where(accept, proposed, current)
         rows[t] = row
     return rows
     # END SOLUTION

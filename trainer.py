@@ -231,6 +231,7 @@ class Trainer:
         if processes.rank > 0:
             set_seed(process_seed(seed, processes.rank))
         self.peak_lr = [group["lr"] for group in optimizer.param_groups]
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.epoch = 0  # epochs completed
         self.history: list[dict[str, float]] = []  # one row an epoch, as in log.csv
 
@@ -286,7 +287,8 @@ class Trainer:
         for i, (x, labels, index) in enumerate(self.train_loader):
             self.set_learning_rate((epoch - 1 + i / len(self.train_loader)) / self.epochs)
             loss, metrics = self.task.loss(*self.to_device(x, labels, index))
-            self.optimizer.zero_grad(set_to_none=True)
+            for parameter in self.parameters:  # what optimizer.zero_grad does, with less around it
+                parameter.grad = None
             loss.backward()
             stop = self.processes.average_gradients(self.task.model, ctrl_c.pressed)
             self.optimizer.step()
@@ -452,25 +454,31 @@ def pick_device(name: str) -> torch.device:
 
 
 class Totals:
-    """Sums over examples of named figures that come as batch means."""
+    """Means over examples of named figures that come as batch means, not all in every batch."""
 
     def __init__(self):
-        self.names: list[str] = []
-        self.sums = self.count = 0
+        self.waiting: dict[str, list[tuple[torch.Tensor, int]]] = {}  # not summed up yet
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def add(self, batch_means: dict[str, torch.Tensor], batch_size: int) -> None:
-        self.names = list(batch_means)
-        values = torch.stack([value.reshape(()) for value in batch_means.values()])
-        self.sums = self.sums + values * batch_size
-        self.count += batch_size
+        for name, value in batch_means.items():
+            self.waiting.setdefault(name, []).append((value, batch_size))
 
     def means(self, processes: Processes | None = None) -> dict[str, float]:
         """Means over all examples added, where `processes` is given in any of them."""
-        sums, count = self.sums, self.count
+        for name, batches in self.waiting.items():  # many batches at once: cheaper than each alone
+            values = torch.stack([value.reshape(()) for value, _ in batches])
+            sizes = values.new_tensor([size for _, size in batches])
+            self.sums[name] = self.sums.get(name, 0) + sizes @ values
+            self.counts[name] = self.counts.get(name, 0) + sum(size for _, size in batches)
+        self.waiting = {}
+        sums, counts = torch.stack(list(self.sums.values())), list(self.counts.values())
         if processes:
             sums = processes.sum(sums)
-            count = sum(processes.gather(count))
-        return {name: value / count for name, value in zip(self.names, sums.tolist(), strict=True)}
+            counts = [sum(all_counts) for all_counts in zip(*processes.gather(counts), strict=True)]
+        names_and_sums = zip(self.sums, sums.tolist(), strict=True)
+        return {name: x / n for (name, x), n in zip(names_and_sums, counts, strict=True)}
 
 
 def process_seed(*numbers: int) -> int:

@@ -8,7 +8,7 @@ import torch
 
 import submission
 import train
-from model import DEFAULTS, TOY_DEFAULTS, make_task
+from model import DEFAULTS, MEASURE_EVERY, TOY_DEFAULTS, Bits, make_task
 
 
 def read_log(path) -> list[dict[str, float]]:
@@ -132,3 +132,37 @@ def test_acceptance_rate_and_effective_sample_size():
     sampler.record(torch.zeros(4, 2, 3), log_w, rows)
     assert sampler.acceptance_rate() == pytest.approx(3 / 6)
     assert sampler.effective_sample_size() == pytest.approx((3 + 1) / 2)
+
+
+def test_acceptance_and_sample_size_are_measured_in_some_batches():
+    task = small_task()
+    x, labels, index = torch.rand(5, 2), torch.zeros(5), torch.arange(5)
+    for epoch in (1, 2):  # each epoch starts with a batch that is measured
+        task.start_epoch(epoch, 10)
+        measured = ["ess" in task.loss(x, labels, index)[1] for _ in range(MEASURE_EVERY + 1)]
+        assert measured == [True, *[False] * (MEASURE_EVERY - 1), True]
+
+
+@pytest.mark.parametrize(("shape", "event_dims"), [((5, 7), 1), ((3, 5, 1, 4, 4), 3)])
+def test_bits_are_independent_bernoullis(shape, event_dims):
+    logits = (10 * torch.randn(shape)).requires_grad_()
+    bits = Bits(logits, event_dims)
+    torch_bits = torch.distributions.Bernoulli(logits=logits, validate_args=False)
+    torch_bits = torch.distributions.Independent(torch_bits, event_dims)
+    draws = bits.sample((2000,))
+    assert draws.shape == (2000, *shape) and not draws.requires_grad
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    # 2,000 draws a bit: 6 standard deviations of a mean are at most 6 * 0.5 / sqrt(2000).
+    assert (draws.mean(dim=0) - logits.sigmoid()).abs().max() < 3 / 2000**0.5
+    expected = torch_bits.log_prob(draws)
+    torch.testing.assert_close(bits.log_prob(draws), expected, rtol=1e-5, atol=1e-4)
+    gradients = [
+        torch.autograd.grad(log_p.mean(), logits)[0] for log_p in (bits.log_prob(draws), expected)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_certain_bits_have_finite_log_probs():
+    bits = Bits(torch.tensor([-1000.0, 1000.0]))
+    assert bits.sample((100,)).eq(torch.tensor([0.0, 1.0])).all()
+    assert bits.log_prob(torch.tensor([[0.0, 1.0], [1.0, 0.0]])).tolist() == [0.0, -2000.0]

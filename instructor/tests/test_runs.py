@@ -16,7 +16,7 @@ import grade
 import inference
 import train
 from data_utils import load_split
-from trainer import TrainingError, read_checkpoint
+from trainer import Totals, TrainingError, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["--epochs", "2", "--batch_size", "20"]
@@ -236,3 +236,15 @@ def test_one_object_not_copies(small_data):
     pointers = [value.data_ptr() for value in task.state_dict().values()]
     assert len(set(pointers)) == len(names)
     assert {name.split(".")[0] for name in names} == {"joint", "proposal"}
+
+
+def test_totals_are_means_over_the_examples_of_the_batches_that_have_a_figure():
+    totals = Totals()
+    totals.add({"loss": torch.tensor(1.0), "ess": torch.tensor([5.0])}, 10)
+    assert totals.means() == {"loss": 1.0, "ess": 5.0}
+    totals.add({"loss": torch.tensor(4.0)}, 20)
+    assert totals.means() == {"loss": 3.0, "ess": 5.0}
+    totals.add({"loss": torch.tensor(0.0), "ess": torch.tensor(2.0)}, 30)
+    assert totals.means() == {"loss": 1.5, "ess": 2.75}
+    totals.add({"loss": torch.tensor(torch.nan)}, 1)
+    assert np.isnan(totals.means()["loss"]) and totals.means()["ess"] == 2.75
