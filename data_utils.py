@@ -434,12 +434,16 @@ class Batches(Sampler):
         return math.ceil(len(self.order) / self.batch_size)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        yield from torch.tensor(list(self.order)).split(self.batch_size)
+        yield from torch.tensor(list(self.order), dtype=torch.int64).split(self.batch_size)
 
 
 def make_loader(dataset: Dataset, batch_size: int, order: OwnExamples | None = None):
-    """Batches (x, labels, index) in the given order, without one in the dataset's."""
-    order = order or OwnExamples(len(dataset))
+    """Batches (x, labels, index) in the given order, without one in the dataset's.
+
+    The dataset is a JsaDataset, or a torch.utils.data.Subset of one.
+    """
+    if order is None:
+        order = OwnExamples(len(dataset))
     return DataLoader(
         dataset,
         batch_sampler=Batches(order, batch_size),

@@ -81,11 +81,11 @@ def conv_decoder(
 
 
 class Bits:
-    """Independent bits, `Independent(Bernoulli(logits=logits), event_dims)` with less work.
+    """Independent bits: `log_prob` and `sample` of torch.distributions' Bernoulli, with less work.
 
     Args:
         logits: log of p / (1 - p) of each bit, [..., K] where `event_dims` is 1.
-        event_dims: how many of the last dimensions belong to one example.
+        event_dims: how many of the last dimensions belong to one example, at least 1.
     """
 
     def __init__(self, logits: torch.Tensor, event_dims: int = 1):
@@ -94,7 +94,7 @@ class Bits:
     def log_prob(self, bits: torch.Tensor) -> torch.Tensor:
         """Nats, summed over one example: log p(b) = b * logit - log(1 + exp(logit)) for each bit.
 
-        The second term, the dear one, is worked out once for all draws of an example.
+        The second term, the costly one, is worked out once for draws that share their logits.
         """
         log_p = bits * self.logits - F.softplus(self.logits)
         return log_p.sum(dim=tuple(range(-self.event_dims, 0)))
@@ -587,7 +587,7 @@ class JSATask(Task):
         self.lr_joint, self.lr_proposal = lr_joint, lr_proposal
         self.code, self.code_draws = code, code_draws
         self.use_cache = False
-        self.batch = 0  # batches seen in this epoch
+        self.batch = 0  # calls of `loss` since the epoch began
         self.code_kind = joint.latent
         self.num_categories = joint.num_categories
 
@@ -861,7 +861,8 @@ class AmortisedPatchTask(PatchTask):
 
     def start_epoch(self, epoch, num_epochs):
         super().start_epoch(epoch, num_epochs)
-        self.jsa.use_cache, self.jsa.batch = epoch >= self.jsa.cache_start_epoch, 0
+        self.jsa.use_cache = epoch >= self.jsa.cache_start_epoch
+        self.jsa.batch = 0
 
     def param_groups(self):
         return self.jsa.param_groups()

@@ -202,8 +202,8 @@ class JointModel(BaseJointModel):
     def prior(self):
         """p(h), uniform; `log_prob(h)` sums over the latent dimensions."""
         # TODO 4.2: K bits with probability 1/2, or D categorical variables with logits 0.
-        # Hint: `Bits(logits)` is in model.py; of the distributions in torch.distributions,
-        # `Independent(distribution, 1)` sums log_prob over the last dimension.
+        # Hint: `Bits(logits)` of model.py sums log_prob over the last dimension; so does
+        # `Independent(distribution, 1)` of torch.distributions. More dimensions: 2, 3, ...
         # `self.sigma.new_zeros(...)` makes zeros on the model's device.
         # BEGIN SOLUTION
         if self.latent == "bernoulli":
@@ -310,13 +310,14 @@ def mis_chain(log_w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """
     # TODO 4.4: stay in log space, and carry the *current* state's row and weight along.
     # BEGIN SOLUTION
+    log_u = torch.log(u)
     row = torch.zeros_like(log_w[0], dtype=torch.int64)  # (B,)
     current = log_w[0]  # (B,)
     rows = torch.empty(u.shape, dtype=torch.int64, device=u.device)
-    for t, (log_u, proposed) in enumerate(zip(torch.log(u), log_w[1:], strict=True)):
-        accept = log_u < proposed - current  # a comparison with nan is False
+    for t in range(len(u)):
+        accept = log_u[t] < log_w[t + 1] - current  # a comparison with nan is False
         row = torch.where(accept, t + 1, row)
-        current = torch.where(accept, proposed, current)
+        current = torch.where(accept, log_w[t + 1], current)
         rows[t] = row
     return rows
     # END SOLUTION

@@ -203,7 +203,7 @@ class Bare(Loop):
 
 
 class Ceiling(Loop):
-    """(d) As (c), written out for bits without torch.distributions."""
+    """(d) As (c), written out for bits in one function, with no more work than is needed."""
 
     def loss(self, x, index):
         steps, batch = self.num_mis_steps, len(x)

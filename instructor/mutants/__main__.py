@@ -41,6 +41,7 @@ SAMPLE = (
     "gibbs-not-removed",
     "patch-log-q-own-patch",
     "mlp_networks",
+    "torch_distributions",
     "loops",
 )
 

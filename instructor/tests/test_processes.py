@@ -18,7 +18,7 @@ from trainer import read_checkpoint
 EPOCHS, BATCHES = 4, 3  # 60 examples in batches of 20, ten of them in each process
 COLLECTIVES = """
 import torch
-from trainer import Processes
+from trainer import Processes, Totals
 processes = Processes()
 processes.start(torch.device("cpu"))
 rank = processes.rank
@@ -36,6 +36,10 @@ for dtype in (torch.uint8, torch.int16):
     processes.share_rows(table)
     assert table[:, 0].tolist() == [0, 11, 2, 13, 4], table
 assert processes.in_turn(lambda: rank) == rank
+totals = Totals()
+totals.add({"loss": torch.tensor(1.0 + rank), "ess": torch.tensor(4.0)}, 10 + 20 * rank)
+totals.add({"loss": torch.tensor(3.0)}, 20)  # and no ess in this batch
+assert totals.means(processes) == {"loss": (10 + 60 + 60 + 60) / 80, "ess": 4.0}
 processes.end()
 """
 

@@ -24,9 +24,9 @@ class JointModel(BaseJointModel):
     def likelihood(self, h):
         logits = self.x_logits(h)
         if self.likelihood_kind == "gaussian":
-            pixels = Normal(torch.sigmoid(logits), self.sigma)
+            pixels = Normal(torch.sigmoid(logits), self.sigma, validate_args=False)
         else:
-            pixels = Bernoulli(logits=logits)
+            pixels = Bernoulli(logits=logits, validate_args=False)
         return Independent(pixels, len(self.x_shape))
 
     def log_joint_prob(self, x, h):
