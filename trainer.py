@@ -477,8 +477,8 @@ class Totals:
         if processes:
             sums = processes.sum(sums)
             counts = [sum(all_counts) for all_counts in zip(*processes.gather(counts), strict=True)]
-        names_and_sums = zip(self.sums, sums.tolist(), strict=True)
-        return {name: x / n for (name, x), n in zip(names_and_sums, counts, strict=True)}
+        figures = zip(self.sums, sums.tolist(), counts, strict=True)
+        return {name: total / count for name, total, count in figures}
 
 
 def process_seed(*numbers: int) -> int:
