@@ -10,13 +10,11 @@ import contextlib
 import ctypes
 import gzip
 import hashlib
-import json
 import math
 import random
 import sys
 import tempfile
 import urllib.error
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,17 +23,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
-DATA_DIR = "dataset"
-SAMPLE_FILE = Path(__file__).resolve().parent / "dataset" / "mnist_sample.npz"
+from kit.files import DATA_DIR, ROOT, DataError, read_arrays, write_json
+
+SAMPLE_FILE = ROOT / "dataset" / "mnist_sample.npz"
 IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 _TORCHVISION_LIBRARIES: list[torch.library.Library] = []  # dropping one would undo its definitions
-
-
-class DataError(Exception):
-    """Bad input data; the message says what was wrong, what was expected and what to do."""
 
 
 # ----------------------------------------------------------------------------------------------
@@ -47,22 +42,6 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to `path` only when the block succeeds.
-
-    A crash, a full disk or a kill while writing leaves whatever `path` held before.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")  # one name: a killed run's is written over
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def keep_freed_memory() -> None:
@@ -267,7 +246,7 @@ def prepare(source: str = "sample", data_dir: str | Path = DATA_DIR, seed: int =
             np.savez_compressed(file, images=part_images, labels=part_labels.astype(np.uint8))
             manifest["counts"][name] = len(part_labels)
             manifest["sha256"][f"{name}.npz"] = hashlib.sha256(file.read_bytes()).hexdigest()
-        (Path(temporary) / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(Path(temporary) / "manifest.json", manifest)
         # train.npz says "prepared": it goes first and comes last, so that a kill in between
         # can never leave a training part beside splits of another source.
         (data_dir / "train.npz").unlink(missing_ok=True)
@@ -295,22 +274,11 @@ def describe(counts: dict[str, int]) -> str:
 
 def read_npz(path: Path) -> Images:
     """Read `images` and `labels` from one .npz file; DataError when it is missing or damaged."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; `python data_utils.py` makes the split files.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["images"], archive["labels"]
-    except KeyError as error:
-        raise DataError(f"{path} lacks an array: {error.args[0]}.") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is damaged ({error}); make it again with `python data_utils.py`."
-        ) from error
-
-
-def fingerprint(images: np.ndarray) -> str:
-    """SHA-256 of the pixels, to tell whether two runs saw the same images."""
-    return hashlib.sha256(images.tobytes()).hexdigest()
+        images, labels = read_arrays(path, "images", "labels")
+    except DataError as error:
+        raise DataError(f"{error}; `python data_utils.py` makes the split files.") from error
+    return images, labels
 
 
 def load_split(data_dir: str | Path, split: str) -> Images:
@@ -343,7 +311,7 @@ def gaussian2d(num_points: int, seed: int) -> Images:
 class JsaDataset(Dataset):
     """Examples with their indices: `dataset[i]` is (x, label, i).
 
-    JSA keeps one latent state an example, so every example has to say which one it is.
+    JSA keeps one latent state per example, so every example has to say which one it is.
 
     Args:
         images: uint8 [N, 28, 28] (pixels), or floats [N, ...] that are used as they are.
@@ -458,25 +426,10 @@ def _collate(batch):
     return torch.utils.data.default_collate(batch)
 
 
-# ----------------------------------------------------------------------------------------------
-# Pictures
-
-
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """Clip images to [0, 1] and round them to 8 bits: [N, 1, 28, 28] -> uint8 [N, 28, 28]."""
     pixels = images.detach().cpu().float().clamp(0, 1).mul(255).round()
     return pixels.to(torch.uint8).reshape(-1, 28, 28).numpy()
-
-
-def save_grid(path: str | Path, rows: list[np.ndarray]) -> None:
-    """Write a picture with one line of images a row; each row is uint8 [n, 28, 28]."""
-    from matplotlib.image import imsave  # here: training without pictures need not load it
-
-    lines = [np.concatenate([np.pad(image, 1) for image in row], axis=1) for row in rows]
-    width = max(line.shape[1] for line in lines)
-    canvas = np.concatenate([np.pad(li, ((0, 0), (0, width - li.shape[1]))) for li in lines])
-    with atomic_write(path) as temporary:
-        imsave(temporary, np.kron(canvas, np.ones((2, 2), np.uint8)), cmap="gray", vmin=0, vmax=255)
 
 
 # ----------------------------------------------------------------------------------------------

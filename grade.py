@@ -7,20 +7,18 @@ The functions are a small library of pure NumPy; this file imports no torch and 
 """
 
 import argparse
-import hashlib
 import json
 import math
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
-TASKS = ("VAEwolabel", "Genwithlabel", "JSA", "CGAE")
-QUALITY_POINTS = {"VAEwolabel": 10, "Genwithlabel": 30, "JSA": 30, "CGAE": 0}
+from kit.assignment import TASKS
+from kit.files import DATA_DIR, DataError, fingerprint, read_arrays, write_json
+
 SAMPLES_PER_CLASS = 100
 NUM_PIXELS = 784
 
@@ -99,7 +97,7 @@ def grade_of(raw: float) -> float:
 
 def quality_points(task: str, raw: float) -> float:
     """Points for quality: the raw score up to 10 (VAEwolabel) or 30 (Genwithlabel, JSA)."""
-    return min(raw, float(QUALITY_POINTS[task]))
+    return min(raw, float(TASKS[task].quality))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -128,14 +126,14 @@ def evaluate(
     samples: np.ndarray,
     sample_labels: np.ndarray,
 ) -> dict[str, float]:
-    """All figures of one task.
+    """All metrics of one task.
 
     Args:
         task: one of TASKS.
         images, labels: the split, uint8 [N, 28, 28] and [N].
         codes: what the encoder sent, [N, d], float32 or integers.
         reconstructions: uint8 [N, 28, 28].
-        samples, sample_labels: uint8 [M, 28, 28] and [M], 100 a class.
+        samples, sample_labels: uint8 [M, 28, 28] and [M], 100 per class.
 
     Raises:
         GradeError: an array is not what it should be; the message says which and why.
@@ -171,23 +169,6 @@ def evaluate(
     }
 
 
-def sha256(images: np.ndarray) -> str:
-    return hashlib.sha256(images.tobytes()).hexdigest()
-
-
-def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """Read named arrays of one .npz file; GradeError when it is missing or damaged."""
-    if not path.is_file():
-        raise GradeError(f"{path} is missing")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[name] for name in names]
-    except KeyError as error:
-        raise GradeError(f"{path} lacks an array: {error.args[0]}") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise GradeError(f"{path} is damaged ({error})") from error
-
-
 def grade_folder(task: str, folder: Path, data_dir: Path, split: str | None = None) -> dict:
     """Grade one run folder; what cannot be graded gets 0 points and a `reason`.
 
@@ -198,7 +179,7 @@ def grade_folder(task: str, folder: Path, data_dir: Path, split: str | None = No
         if split is not None and split != info["split"]:
             raise GradeError(f"inference ran on {info['split']}, not on {split}; run it again")
         images, labels = read_arrays(data_dir / f"{info['split']}.npz", "images", "labels")
-        if info["images_sha256"] != sha256(images):
+        if info["images_sha256"] != fingerprint(images):
             raise GradeError(f"inference ran on other images than {data_dir}/{info['split']}.npz")
         (codes,) = read_arrays(folder / "codes.npz", "codes")
         (reconstructions,) = read_arrays(folder / "reconstructions.npz", "images")
@@ -206,7 +187,7 @@ def grade_folder(task: str, folder: Path, data_dir: Path, split: str | None = No
         result = evaluate(task, images, labels, codes, reconstructions, samples, sample_labels)
         bits = bits_per_image(codes.shape[1], info["code_kind"], info["num_categories"])
         return {**result, "bits": bits, "split": info["split"], "reason": ""}
-    except GradeError as error:
+    except (GradeError, DataError) as error:
         return {"raw": 0.0, "grade": 0.0, "points": 0.0, "reason": str(error)}
 
 
@@ -238,8 +219,8 @@ def format_table(results: dict[str, dict]) -> str:
     columns = ("MSE", "SSIM", "FID", "bits", "bonus", "raw", "Grade")
     lines = [f"{'task':<13}" + "".join(f"{name:>8}" for name in columns) + f"{'points':>12}"]
     for task, row in results.items():
-        most = QUALITY_POINTS[task]
-        points = f"{row['points']:.2f} / {most}" if most else "-"
+        most = TASKS[task].quality
+        points = f"{row['points']:.2f} / {most:g}" if most else "-"
         if row["reason"]:
             lines.append(f"{task:<13}not graded: {row['reason']}")
             continue
@@ -252,8 +233,8 @@ def format_table(results: dict[str, dict]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Grade the results of inference.py.")
-    parser.add_argument("--run_dir", default="runs", help="holds one run folder a task")
-    parser.add_argument("--data_dir", default="dataset", help="holds the split files")
+    parser.add_argument("--run_dir", default="runs", help="holds one run folder per task")
+    parser.add_argument("--data_dir", default=DATA_DIR, help="holds the split files")
     parser.add_argument("--split", help="insist on NAME.npz (default: what inference ran on)")
     parser.add_argument("--out", default="grade_result.json", help="where the result goes")
     args = parser.parse_args(argv)
@@ -265,9 +246,10 @@ def main(argv: list[str] | None = None) -> None:
         task: grade_folder(task, run_dir / task, Path(args.data_dir), args.split) for task in found
     }
     print(format_table(results))
-    temporary = Path(args.out + ".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(args.out)
+    try:
+        write_json(args.out, results)
+    except OSError as error:
+        sys.exit(f"error: {args.out} cannot be written ({error.strerror})")
 
 
 if __name__ == "__main__":

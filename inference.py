@@ -6,7 +6,6 @@ Two steps with nothing but the code between them: encode (image -> code), decode
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -14,23 +13,16 @@ import numpy as np
 import torch
 
 import submission
-from data_utils import (
-    DATA_DIR,
-    DataError,
-    JsaDataset,
-    atomic_write,
-    ensure_prepared,
-    fingerprint,
-    load_split,
-    make_loader,
-    save_grid,
-    set_seed,
-    to_uint8,
-)
-from model import DEFAULTS, Task, available_tasks, make_task, todo_message
-from trainer import TrainingError, pick_device, read_checkpoint, reconstruction_rows
+from data_utils import JsaDataset, ensure_prepared, load_split, make_loader, set_seed, to_uint8
+from grade import SAMPLES_PER_CLASS
+from kit.assignment import available_tasks
+from kit.files import DataError, fingerprint, write_arrays, write_json
+from kit.processes import TrainingError, pick_device
+from kit.settings import SettingsError, from_config, run_from_config
+from kit.tasks import Task, make_task
+from kit.todos import explain_error, todo_message
+from trainer import read_checkpoint
 
-SAMPLES_PER_CLASS = 100  # what grade.py expects
 CODE_DTYPES = {"float": torch.float32, "bernoulli": torch.uint8, "categorical": torch.int16}
 
 
@@ -46,6 +38,9 @@ def load_task(checkpoint_path: str, given: dict, device: torch.device) -> tuple[
         given: `task` and `latent_dim` from the command line. They must agree with the
             checkpoint's config and stand in for it where there is none.
 
+    Returns:
+        The task, in eval mode, and the config.
+
     Raises:
         TrainingError, InferenceError: the checkpoint is damaged, or does not fit.
     """
@@ -55,13 +50,17 @@ def load_task(checkpoint_path: str, given: dict, device: torch.device) -> tuple[
     if config is None:
         if "task" not in given or "latent_dim" not in given:
             raise InferenceError(f"{checkpoint_path} has no config: give --task and --latent_dim")
-        config = DEFAULTS[given["task"]] | given
+        config = given
     for name, value in given.items():
         if config[name] != value:
             raise InferenceError(f"--{name} {value}: {checkpoint_path} has {name} {config[name]}")
-    if config.get("dataset") == "gaussian2d":
+    try:
+        settings = from_config(config)
+    except SettingsError as error:
+        raise InferenceError(f"{checkpoint_path} has a config that cannot be: {error}") from error
+    task = make_task(submission, settings, device=device)
+    if not task.has_images:
         raise InferenceError(f"{checkpoint_path} is the 2-D toy: it has no images, only toy.png")
-    task = make_task(submission, config, device=device)
     try:
         task.load_state_dict(state)
     except RuntimeError as error:
@@ -99,7 +98,7 @@ def decode(task: Task, codes: np.ndarray, labels: np.ndarray, device: torch.devi
 
 @torch.no_grad()
 def generate(task: Task, labels: np.ndarray, device: torch.device) -> np.ndarray:
-    """One image a label, uint8 [N, 28, 28]."""
+    """One image per label, uint8 [N, 28, 28]."""
     label = torch.as_tensor(labels).to(device, torch.int64)
     return checked_uint8(task.generate(label), "generate")
 
@@ -124,50 +123,47 @@ def checked_uint8(images: torch.Tensor, step: str) -> np.ndarray:
     return to_uint8(images)
 
 
-def save_npz(path: Path, **arrays: np.ndarray) -> None:
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-
-
 def save_pngs(out: Path, recon: np.ndarray, samples: np.ndarray, labels: np.ndarray) -> None:
     """Single images: recon/recon_<i>.png and gen/<label>/<i>.png."""
-    from matplotlib.image import imsave
+    from kit.pictures import save_image
 
     files = {f"recon/recon_{i}.png": image for i, image in enumerate(recon)}
     for digit in range(10):
         files |= {f"gen/{digit}/{i}.png": im for i, im in enumerate(samples[labels == digit])}
     for name, image in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        imsave(out / name, image, cmap="gray", vmin=0, vmax=255)
+        save_image(out / name, image)
 
 
 def run(args: argparse.Namespace) -> None:
+    from kit.pictures import reconstruction_rows, save_grid  # here: matplotlib takes a while
+
     if args.nll < 0:
-        raise ValueError(f"--nll {args.nll}: give a number of importance samples")
+        raise InferenceError(f"--nll {args.nll}: give a number of importance samples")
     device = pick_device(args.device)
     given = {k: v for k, v in vars(args).items() if k in ("task", "latent_dim") and v is not None}
     task, config = load_task(args.checkpoint_path, given, device)
-    data_dir = args.data_dir or config.get("data_dir", DATA_DIR)
+    settings = task.settings
+    data_dir = args.data_dir or run_from_config(config).data_dir
     ensure_prepared(data_dir)
     images, labels = load_split(data_dir, args.split)
     out = Path(args.out or Path(args.checkpoint_path).parent)
 
     set_seed(args.seed)
-    dataset = JsaDataset(images, labels, config["binarize"]).frozen()
-    codes = encode(task, dataset, config["latent_dim"], device)
+    dataset = JsaDataset(images, labels, settings.binarize).frozen()
+    codes = encode(task, dataset, settings.latent_dim, device)
     recon = decode(task, codes, labels, device)
     sample_labels = np.repeat(np.arange(10, dtype=np.uint8), SAMPLES_PER_CLASS)
     samples = generate(task, sample_labels, device)
     nll = negative_log_likelihood(task, dataset, args.nll, device) if args.nll else None
 
-    save_npz(out / "codes.npz", codes=codes)
-    save_npz(out / "reconstructions.npz", images=recon)
-    save_npz(out / "samples.npz", images=samples, labels=sample_labels)
+    write_arrays(out / "codes.npz", codes=codes)
+    write_arrays(out / "reconstructions.npz", images=recon)
+    write_arrays(out / "samples.npz", images=samples, labels=sample_labels)
     save_grid(out / "reconstructions.png", reconstruction_rows(images[:50], recon[:50]))
     by_digit = samples.reshape(10, SAMPLES_PER_CLASS, 28, 28)
     save_grid(out / "samples.png", list(by_digit[:, :10]))
     info = {
-        "task": config["task"],
+        "task": settings.task,
         "checkpoint": str(args.checkpoint_path),
         "split": args.split,
         "images_sha256": fingerprint(images),
@@ -176,14 +172,13 @@ def run(args: argparse.Namespace) -> None:
         "nll": nll,
         "nll_samples": args.nll,
     }
-    with atomic_write(out / "inference.json") as temporary:
-        temporary.write_text(json.dumps(info, indent=2) + "\n")
+    write_json(out / "inference.json", info)
     if nll is not None:
-        print(f"-log p(x) with {args.nll} importance samples: {nll:.2f} nats an image")
+        print(f"-log p(x) with {args.nll} importance samples: {nll:.2f} nats per image")
     if args.png:
         save_pngs(out, recon, samples, sample_labels)
     print(
-        f"{config['task']}: {len(images)} images of {data_dir}/{args.split}.npz coded in "
+        f"{settings.task}: {len(images)} images of {data_dir}/{args.split}.npz coded in "
         f"{codes.shape[1]} {task.code_kind} entries each, and {len(samples)} samples.\n"
         f"Look at {out}/reconstructions.png and {out}/samples.png. Next:\n  python grade.py"
     )
@@ -203,17 +198,19 @@ def main(argv: list[str] | None = None) -> None:
         type=int,
         default=0,
         metavar="S",
-        help="also estimate -log p(x) with S importance samples an image",
+        help="also estimate -log p(x) with S importance samples per image",
     )
     parser.add_argument("--png", action="store_true", help="also write every image as a file")
     parser.add_argument("--seed", type=int, default=0, help="seeds the samples (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     try:
         run(parser.parse_args(argv))
-    except (DataError, TrainingError, InferenceError, ValueError, OSError) as error:
+    except (DataError, TrainingError, InferenceError, OSError) as error:
         sys.exit(f"error: {error}")
     except NotImplementedError as error:
         sys.exit(f"error: {todo_message(error, submission)}")
+    except Exception as error:  # of submission.py, or of the kit's line that uses what it gave
+        sys.exit(f"error: {explain_error(error)}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """The training loop: progress, validation, checkpoints, resume and curves (do not modify).
 
 Nothing in this file knows a model: it sees a task object with `loss`, `encode`, `decode`,
-`generate` and `state_dict` (see `Task` in model.py).
+`generate`, `draw` and `state_dict` (see `Task` in kit/tasks/base.py).
 """
 
 import csv
 import io
-import json
 import math
-import os
 import random
 import signal
 import sys
@@ -18,26 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
-from data_utils import (
-    JsaDataset,
-    OwnExamples,
-    atomic_write,
-    make_loader,
-    save_grid,
-    set_seed,
-    to_uint8,
-)
+from data_utils import JsaDataset, OwnExamples, make_loader, set_seed
+from kit.files import atomic_write
+from kit.processes import Processes, TrainingError, process_seed
+from kit.settings import RunSettings
+from kit.tasks import Task
 
 CHECK_EVERY = 20  # batches between two looks at the loss; each look makes a GPU wait
 DRAW_EVERY = 15.0  # seconds between two drawings of the pictures; the last epoch's are always drawn
 DRAW_SHARE = 0.02  # ... but no larger share of the time
-
-
-class TrainingError(Exception):
-    """Training cannot go on; the message says why and what to do."""
 
 
 class CtrlC:
@@ -59,129 +48,18 @@ class CtrlC:
             signal.signal(signal.SIGINT, self.previous)
 
 
-class Processes:
-    """The processes that train together: those that torchrun started, or this one alone.
-
-    Example i belongs to process i mod `size` for the whole run, since only its owner knows the
-    example's cached state. Each process takes an equal share of every batch.
-    """
-
-    def __init__(self):
-        together = dist.is_torchelastic_launched()
-        self.rank = int(os.environ["RANK"]) if together else 0
-        self.size = int(os.environ["WORLD_SIZE"]) if together else 1
-
-    def start(self, device: torch.device) -> torch.device:
-        """Connect with the others; returns the device of this process.
-
-        Raises:
-            TrainingError: there are more processes than GPUs.
-        """
-        if self.size == 1:
-            return device
-        if device.type == "cuda":
-            local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-            if local_rank >= gpus:
-                raise TrainingError(f"one process a GPU: this machine has {gpus}; or --device cpu")
-            device = torch.device("cuda", local_rank)
-            torch.cuda.set_device(device)
-        signal.signal(signal.SIGTERM, self._terminated)  # torchrun's way to end the others
-        if self.rank > 0:
-            sys.stdout = io.StringIO()  # one of them does the talking
-        self._run(dist.init_process_group, "nccl" if device.type == "cuda" else "gloo")
-        return device
-
-    def average_gradients(self, model: torch.nn.Module, stop: bool) -> bool:
-        """Average the gradients over the processes by one all-reduce.
-
-        Returns:
-            Whether `stop` is true in any process; so all of them stop at the same batch.
-        """
-        if self.size == 1:
-            return stop
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flag = grads[0].new_tensor([float(stop)])
-        vector = torch.cat([*(grad.flatten() for grad in grads), flag])
-        self._run(dist.all_reduce, vector)
-        vector /= self.size
-        *averages, flag = vector.split([*(p.numel() for p in parameters), 1])
-        for parameter, average in zip(parameters, averages, strict=True):
-            parameter.grad = average.view_as(parameter)
-        return bool(flag > 0)
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over the processes of a tensor."""
-        if self.size > 1:
-            self._run(dist.all_reduce, values)
-        return values
-
-    def gather(self, value) -> list:
-        """The values of all processes, in the order of their ranks."""
-        values = [value] * self.size
-        if self.size > 1:
-            self._run(dist.all_gather_object, values, value)
-        return values
-
-    def in_turn(self, function, *args):
-        """Call a function in the first process and, when it is done there, in the others."""
-        if self.rank > 0:
-            self.gather(None)
-        result = function(*args)
-        if self.rank == 0:
-            self.gather(None)
-        return result
-
-    def share_weights(self, model: torch.nn.Module) -> None:
-        """Give every process the weights and buffers of the first."""
-        if self.size > 1:
-            for tensor in model.state_dict().values():
-                self._run(dist.broadcast, tensor, 0)
-
-    def share_rows(self, table: torch.Tensor) -> None:
-        """Give every process all rows of a table in which each knows the rows that it owns."""
-        if self.size > 1:
-            for owner in range(self.size):
-                rows = table[owner :: self.size].contiguous()
-                self._run(dist.broadcast, rows.view(torch.uint8), owner)  # gloo has no int16
-                table[owner :: self.size] = rows
-
-    def end(self) -> None:
-        if self.size > 1:
-            dist.destroy_process_group()
-
-    def _run(self, function, *args) -> None:
-        try:
-            function(*args)
-        except RuntimeError as error:  # gloo and nccl raise it when a connection breaks
-            raise TrainingError(
-                "another process of this run has ended. The last checkpoint is whole: go on with "
-                f"--resume ({error})"
-            ) from error
-
-    def _terminated(self, *_) -> None:
-        raise TrainingError(
-            "stopped from outside, as torchrun does when another process of the run has ended. "
-            "The last checkpoint is whole: go on with --resume"
-        )
-
-
 class Trainer:
     """Train one task and leave its run folder.
 
     Args:
-        task: a task object.
+        task: a task object; its settings say how many epochs, and how many examples per batch, of
+            all processes together.
         optimizer: over the task's parameters; its learning rates fall along a half cosine.
         train_set, valid_set: datasets that give (x, label, index).
         save_dir: the run folder.
         config: all settings of the run, JSON-serialisable; stored beside the weights.
-        epochs, batch_size: length of the run and examples a batch, of all processes together.
-        seed: seeds the order of the examples, and validation.
+        run: seed of the order of the examples and of validation; which value decides `best.pth`.
         device: where the model is.
-        val_metric: the validation figure whose smallest value decides `best.pth`.
-        nll_samples: importance samples an image where that is "nll".
-        nll_every: epochs from one estimate to the next; the last epoch has one in any case.
-        draw: draws the task's pictures, (task, valid_set, save_dir, device) -> None.
         processes: those that train together, already started; None: this one alone.
 
     Raises:
@@ -190,38 +68,30 @@ class Trainer:
 
     def __init__(
         self,
-        task,
+        task: Task,
         optimizer: torch.optim.Optimizer,
         train_set: JsaDataset,
         valid_set: JsaDataset,
         *,
         save_dir: str | Path,
         config: dict,
-        epochs: int,
-        batch_size: int,
-        seed: int = 0,
+        run: RunSettings | None = None,
         device: str | torch.device = "cpu",
-        val_metric: str = "mse",
-        nll_samples: int = 50,
-        nll_every: int = 1,
-        draw,
         processes: Processes | None = None,
     ):
         self.processes = processes = processes or Processes()
         self.task, self.optimizer = task, optimizer
         self.valid_set = valid_set
-        self.save_dir, self.config = Path(save_dir), config
-        self.epochs, self.seed, self.device = epochs, seed, torch.device(device)
-        self.val_metric = f"val_{val_metric}"
-        self.nll_samples = nll_samples if val_metric == "nll" else 0
-        self.nll_every = nll_every
-        self.draw = draw
-        self.shuffle = torch.Generator().manual_seed(seed)
-        share, rest = divmod(batch_size, processes.size)
+        self.save_dir, self.config, self.device = Path(save_dir), config, torch.device(device)
+        self.run = run or RunSettings()
+        self.epochs, self.seed = task.settings.epochs, self.run.seed
+        self.val_metric = f"val_{self.run.val_metric}"
+        self.shuffle = torch.Generator().manual_seed(self.seed)
+        share, rest = divmod(task.settings.batch_size, processes.size)
         if rest or min(len(train_set), len(valid_set)) < processes.size:
             raise TrainingError(
-                f"{processes.size} processes cannot share batches of {batch_size} out of "
-                f"{len(train_set)} examples equally; change --batch_size"
+                f"{processes.size} processes cannot share batches of {task.settings.batch_size} "
+                f"out of {len(train_set)} examples equally; change --batch_size"
             )
         own = processes.rank, processes.size
         order = OwnExamples(len(train_set), *own, generator=self.shuffle)
@@ -229,11 +99,12 @@ class Trainer:
         self.valid_loader = make_loader(valid_set, 500, OwnExamples(len(valid_set), *own))
         processes.share_weights(task.model)
         if processes.rank > 0:
-            set_seed(process_seed(seed, processes.rank))
+            set_seed(process_seed(self.seed, processes.rank))
         self.peak_lr = [group["lr"] for group in optimizer.param_groups]
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.epoch = 0  # epochs completed
-        self.history: list[dict[str, float]] = []  # one row an epoch, as in log.csv
+        self.history: list[dict[str, float]] = []  # one row per epoch, as in log.csv
+        self.pictures: list[Path] = []  # the latest drawing
 
     # ------------------------------------------------------------------------------------------
     # The loop
@@ -306,13 +177,13 @@ class Trainer:
         return row
 
     def best_row(self) -> dict[str, float] | None:
-        """The epoch with the smallest validation figure, of equal ones the latest."""
+        """The epoch with the smallest `val_metric`, of equal ones the latest."""
 
-        def figure(row):
+        def value(row):
             return math.inf if math.isnan(row[self.val_metric]) else row[self.val_metric]
 
         measured = [row for row in reversed(self.history) if self.val_metric in row]
-        return min(measured, key=figure, default=None)
+        return min(measured, key=value, default=None)
 
     def set_learning_rate(self, progress: float) -> None:
         """Half a cosine from the peak at progress 0 to nothing at progress 1."""
@@ -337,6 +208,8 @@ class Trainer:
         """
         self.task.model.eval()
         totals = Totals()
+        due = epoch % self.run.nll_every == 0 or epoch == self.epochs
+        estimate_nll = due and self.run.val_metric == "nll"
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for batch in self.valid_loader:
@@ -345,8 +218,8 @@ class Trainer:
                 recon = self.task.decode(self.task.encode(x, labels), labels)
                 values = {"val_loss": loss, "val_mse": ((recon - x) ** 2).mean()}
                 values |= self.task.diagnostics(x)
-                if self.nll_samples and (epoch % self.nll_every == 0 or epoch == self.epochs):
-                    log_p_x = self.task.log_marginal(x, labels, self.nll_samples)
+                if estimate_nll:
+                    log_p_x = self.task.log_marginal(x, labels, self.run.nll_samples)
                     values["val_nll"] = -log_p_x.mean()
                 totals.add(values, len(x))
         return totals.means(self.processes)
@@ -362,9 +235,9 @@ class Trainer:
 
         All processes have to call this, since each owns a part of the cache; the first one writes.
         """
-        sampler = self.task.sampler
-        if sampler:
-            self.processes.share_rows(sampler.cache)
+        cache = self.task.cache
+        if cache is not None:
+            self.processes.share_rows(cache.table)
         random_states = self.processes.gather(random_state(self.shuffle))
         if self.processes.rank > 0:
             return
@@ -372,8 +245,8 @@ class Trainer:
             "epoch": self.epoch,
             "model_state_dict": self.task.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
-            "sampler_state_dict": sampler.state_dict() if sampler else None,
-            "random_states": random_states,  # one a process
+            "sampler_state_dict": None if cache is None else cache.state_dict(),
+            "random_states": random_states,  # one per process
             "history": self.history,
             "config": self.config,
         }
@@ -400,8 +273,8 @@ class Trainer:
         try:
             self.task.load_state_dict(checkpoint["model_state_dict"])
             self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-            if self.task.sampler:
-                self.task.sampler.load_state_dict(checkpoint["sampler_state_dict"])
+            if self.task.cache is not None:
+                self.task.cache.load_state_dict(checkpoint["sampler_state_dict"])
         except (RuntimeError, ValueError) as error:
             raise TrainingError(f"{path} does not fit your code or the data: {error}") from error
         self.epoch = checkpoint["epoch"]
@@ -431,30 +304,18 @@ class Trainer:
         self.task.model.eval()
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            self.draw(self.task, self.valid_set, self.save_dir, self.device)
-        draw_curves(self.history, self.save_dir / "loss_curve.png")
+            drawn = self.task.draw(self.valid_set, self.save_dir, self.device)
+        from kit.pictures import save_curves  # here, because matplotlib takes a while to load
+
+        self.pictures = [*drawn, save_curves(self.save_dir / "loss_curve.png", self.history)]
 
 
 # ----------------------------------------------------------------------------------------------
 # Helpers
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of this name; "auto" is the GPU where there is one.
-
-    Raises:
-        TrainingError: this machine has no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"--device {name} cannot be used here ({error})") from error
-
-
 class Totals:
-    """Means over examples of named figures that come as batch means, not all in every batch."""
+    """Means over examples of named values that come as batch means, not all in every batch."""
 
     def __init__(self):
         self.waiting: dict[str, list[tuple[torch.Tensor, int]]] = {}  # not summed up yet
@@ -477,19 +338,14 @@ class Totals:
         if processes:
             sums = processes.sum(sums)
             counts = [sum(all_counts) for all_counts in zip(*processes.gather(counts), strict=True)]
-        figures = zip(self.sums, sums.tolist(), counts, strict=True)
-        return {name: total / count for name, total, count in figures}
-
-
-def process_seed(*numbers: int) -> int:
-    """A seed of its own for each list of numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+        means = zip(self.sums, sums.tolist(), counts, strict=True)
+        return {name: total / count for name, total, count in means}
 
 
 def summary(row: dict[str, float]) -> str:
-    """All figures of an epoch beside the progress bar, the names shortened."""
-    figures = {name.removeprefix("loss_"): x for name, x in row.items() if name != "epoch"}
-    return ", ".join(f"{name} {x:.3g}" for name, x in figures.items())
+    """All values of an epoch beside the progress bar, the names shortened."""
+    values = {name.removeprefix("loss_"): x for name, x in row.items() if name != "epoch"}
+    return ", ".join(f"{name} {x:.3g}" for name, x in values.items())
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -531,57 +387,3 @@ def set_random_state(state: dict, shuffle: torch.Generator) -> None:
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     shuffle.set_state(state["shuffle"])
-
-
-def draw_pictures(task, valid_set: JsaDataset, save_dir: Path, device: torch.device) -> None:
-    """samples.png, a row a digit, and reconstructions.png, originals above reconstructions."""
-    samples = to_uint8(task.generate(torch.arange(10, device=device).repeat_interleave(10)))
-    save_grid(save_dir / "samples.png", list(samples.reshape(10, 10, 28, 28)))
-    indices = list(range(min(20, len(valid_set))))
-    x, labels, _ = next(iter(make_loader(torch.utils.data.Subset(valid_set, indices), 20)))
-    x, labels = x.to(device), labels.to(device)
-    images, recon = to_uint8(x), to_uint8(task.decode(task.encode(x, labels), labels))
-    save_grid(save_dir / "reconstructions.png", reconstruction_rows(images, recon))
-
-
-def reconstruction_rows(images: np.ndarray, recon: np.ndarray, width: int = 10) -> list[np.ndarray]:
-    """Rows for `save_grid`: a line of originals, below it their reconstructions, and so on."""
-    rows = []
-    for start in range(0, len(images), width):
-        rows += [images[start : start + width], recon[start : start + width]]
-    return rows
-
-
-def draw_curves(history: list[dict[str, float]], path: Path) -> None:
-    """One small panel a figure of log.csv; training and validation loss share one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = list(dict.fromkeys(name for row in history for name in row if name != "epoch"))
-    panels = [["loss", "val_loss"]] + [[n] for n in names if n not in ("loss", "val_loss")]
-    columns = min(len(panels), 4)
-    rows = math.ceil(len(panels) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.4 * rows), squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        for name in panel:
-            points = [(row["epoch"], row[name]) for row in history if name in row]
-            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 2 else "")
-        axis.set_title(" and ".join(panel), fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-        if len(panel) > 1:
-            axis.legend(fontsize=7)
-    figure.supxlabel("epoch", fontsize=9)
-    figure.tight_layout()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    plt.close(figure)
-
-
-def write_config(save_dir: Path, config: dict) -> None:
-    with atomic_write(save_dir / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")

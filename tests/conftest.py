@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_utils import set_seed
+from kit.assignment import PARTS
+from kit.files import ROOT
 from tests import probes
-from tests.worker import ROOT, Worker
+from tests.tools import RECORDED, Wrong, answer
+from tests.worker import Worker
 
-EXPECTED = Path(__file__).with_name("expected") / "expected.npz"
-SANDBOX = ROOT / "instructor" / "pytest_sandbox.py"  # staff only; sets config.worker_class
+SANDBOX = "instructor.grading.pytest_sandbox"  # a plugin, which sets config.worker_class
+SANDBOX_FILE = ROOT / "instructor" / "grading" / "pytest_sandbox.py"  # staff only
 GRADER_FAILED = 3  # exit status, pytest's own for an internal error
 MAX_MESSAGE = 4000  # characters
-PARTS = {"2": "VAE", "3": "GenModel", "4": "JSA", "5": "CGAE"}
 
 
 def pytest_addoption(parser):
@@ -47,8 +50,8 @@ def pytest_configure(config):
         raise pytest.UsageError(f"--submission {folder}: there is no submission.py in it")
     if config.getoption("--record") and config.getoption("keyword"):
         raise pytest.UsageError("--record writes the values of all tests; leave out -k")
-    if config.getoption("--isolated") and SANDBOX.is_file():
-        config.pluginmanager.import_plugin("instructor.pytest_sandbox")
+    if config.getoption("--isolated") and SANDBOX_FILE.is_file():
+        config.pluginmanager.import_plugin(SANDBOX)
     config.pluginmanager.register(
         Scores(config.getoption("--results"), config.getoption("--isolated")), "scores"
     )
@@ -87,15 +90,11 @@ def guarded(attempt):
 
 
 @pytest.fixture
-def probe(attempt, request):
+def probe(attempt):
     """`probe(name, **inputs)` runs a piece of student code and returns a dict of arrays."""
-    marker = request.node.get_closest_marker("points")
 
     def run(name, **inputs):
-        outputs, failure = attempt(name, inputs)
-        if outputs is None:
-            fail(explain(failure, marker.kwargs["part"]))
-        return outputs
+        return answer(*attempt(name, inputs))
 
     return run
 
@@ -114,10 +113,10 @@ def recorded(request):
     if request.config.getoption("--record"):
         values: dict[str, np.ndarray] = {}
         yield values
-        EXPECTED.parent.mkdir(exist_ok=True)
-        np.savez_compressed(EXPECTED, **dict(sorted(values.items())))
+        RECORDED.parent.mkdir(exist_ok=True)
+        np.savez_compressed(RECORDED, **dict(sorted(values.items())))
         return
-    with np.load(EXPECTED, allow_pickle=False) as archive:
+    with np.load(RECORDED, allow_pickle=False) as archive:
         yield {key: archive[key] for key in archive.files}
 
 
@@ -151,23 +150,39 @@ def test_name(item) -> str:
     return f"{item.path.name}::{item.name}"
 
 
+def seed_of(request) -> list[int]:
+    """A seed for this test alone: other tests, left out or in another order, do not change it."""
+    seed = request.config.getoption("--seed") or 0
+    return [seed, zlib.crc32(test_name(request.node).encode())]
+
+
 @pytest.fixture
 def rng(request):
     """Random inputs that depend on the test and on --seed."""
-    seed = request.config.getoption("--seed") or 0
-    return np.random.default_rng([seed, zlib.crc32(test_name(request.node).encode())])
+    return np.random.default_rng(seed_of(request))
 
 
-def explain(failure: str, part: str) -> str:
-    """Why a probe gave nothing, and where to look."""
-    if failure.endswith("is not implemented yet"):
-        return failure
-    return f"{failure}\n-> TODO {part} in submission.py; README, part {part[0]}"
+@pytest.fixture(autouse=True)
+def seeded(request):
+    """Seed the global generators before every test; probes seed those of student code again."""
+    set_seed(int(np.random.SeedSequence(seed_of(request)).generate_state(1)[0]))
 
 
-def fail(message: str) -> None:
-    """End the test with a message and no traceback of the test's own code."""
-    pytest.fail(message[:MAX_MESSAGE], pytrace=False)
+# ----------------------------------------------------------------------------------------------
+# Failures
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Say what a check found wrong, and where to look, without a traceback of the test's own."""
+    try:
+        return (yield)
+    except Wrong as wrong:
+        message, todo = str(wrong)[:MAX_MESSAGE], wrong.todo
+    if not message.endswith("is not implemented yet"):
+        todo = todo or item.get_closest_marker("points").kwargs["part"]
+        message += f"\n-> TODO {todo} in submission.py; README, part {todo[0]}"
+    pytest.fail(message, pytrace=False)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -231,7 +246,7 @@ class Scores:
             score, out_of = totals[key]
             name = "total" if key == "all" else f"TODO {key}"
             if key in PARTS:
-                name = f"part {key}, {PARTS[key]}"
+                name = f"part {key}, {PARTS[key].title}"
             terminalreporter.write_line(f"{name:<18}{score:>6.4g} / {out_of:.4g}")
 
 
@@ -244,6 +259,6 @@ def message_of(report) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is None:
         return str(report.longrepr).strip()
-    if crash.message.startswith("Failed: "):  # of `fail`, or of the time limit
+    if crash.message.startswith("Failed: "):  # of a check, or of the time limit
         return crash.message.removeprefix("Failed: ").strip()
     return f"the answer has an unexpected form: {crash.message.splitlines()[0][:MAX_MESSAGE]}"

@@ -5,6 +5,7 @@ returns a dict of tensors; `attempt(name, inputs, folder)` calls one. The tests 
 back.
 """
 
+import contextlib
 import importlib.util
 import re
 import sys
@@ -16,11 +17,12 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from model import BasePatchJoint, BaseProposalModel, VAETask
+from data_utils import set_seed
+from kit.settings import GenSettings
+from kit.tasks.vae import GenTask
+from model import BasePatchJoint, BaseProposalModel
 
 Outputs = dict[str, np.ndarray]
-torch.set_num_threads(1)  # tensors this small are slower on several threads, and far slower where
-# other processes want the cores too
 
 
 def load_submission(folder: Path):
@@ -32,6 +34,7 @@ def load_submission(folder: Path):
         return loaded
     spec = importlib.util.spec_from_file_location("submission", path)
     module = sys.modules["submission"] = importlib.util.module_from_spec(spec)
+    set_seed(0)  # for what the module may sample while it is imported
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -40,8 +43,26 @@ def load_submission(folder: Path):
     return module
 
 
+@contextlib.contextmanager
+def one_thread():
+    """Inside the block torch computes on one thread.
+
+    Tensors this small are slower on several, and far slower where other processes want the cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def attempt(name: str, inputs: dict, folder: Path) -> tuple[Outputs | None, str]:
-    """Run one probe on `folder`/submission.py.
+    """Run one probe on `folder`/submission.py, with all global generators seeded.
+
+    The seed is the probe's own, if it has one. So a result depends neither on the probes before,
+    nor on the process in which it runs.
 
     Returns:
         The outputs and "", or None and one line that says what went wrong.
@@ -49,6 +70,7 @@ def attempt(name: str, inputs: dict, folder: Path) -> tuple[Outputs | None, str]
     try:
         submission = load_submission(folder)
         tensors = _tensors(inputs)
+        set_seed(inputs.get("seed", 0))
         outputs = PROBES[name](submission, **tensors)
         if changed := _changed(inputs, tensors):
             return None, f"{changed} was changed in place; leave what you are given as it is"
@@ -187,10 +209,10 @@ def _train(network, x, labels, steps, seed, var, lr, batch_size=32):
     network.eval()
 
 
-def probe_train_vae(submission, latent_dim, x, labels, steps, num_images, num_draws, seed):
-    """Reconstructions before and after some training, and many draws for the first images.
+def probe_train_vae(submission, latent_dim, x, labels, steps, num_images, num_samples, seed):
+    """Reconstructions before and after some training, and many samples for the first images.
 
-    `draws` come from `forward`; `own_draws` from `decode` at draws of N(mu, diag(exp(log_var))).
+    `samples` come from `forward`; `own_samples` from `decode` at z ~ N(mu, diag(exp(log_var))).
     """
     network = _network(submission, "VAEwolabel", latent_dim, seed)
     with torch.no_grad():
@@ -198,11 +220,11 @@ def probe_train_vae(submission, latent_dim, x, labels, steps, num_images, num_dr
     _train(network, x, labels, steps, seed, var=0.1, lr=4e-3)
     with torch.no_grad():
         after = network(x, labels)[0]
-        many, zeros = (t[:num_images].repeat_interleave(num_draws, dim=0) for t in (x, labels))
-        draws, mu, log_var = network(many, zeros)
+        many, zeros = (t[:num_images].repeat_interleave(num_samples, dim=0) for t in (x, labels))
+        samples, mu, log_var = network(many, zeros)
         z = Normal(mu, torch.exp(log_var) ** 0.5).sample()
-        own_draws = network.decode(z, zeros)
-    return {"before": before, "after": after, "draws": draws, "own_draws": own_draws}
+        own_samples = network.decode(z, zeros)
+    return {"before": before, "after": after, "samples": samples, "own_samples": own_samples}
 
 
 def probe_train_gen(submission, latent_dim, x, labels, steps, asked, seed):
@@ -210,7 +232,7 @@ def probe_train_gen(submission, latent_dim, x, labels, steps, asked, seed):
     for the next digit; reconstructions of the first 200 images, by forward and from mu."""
     network = _network(submission, "Genwithlabel", latent_dim, seed)
     _train(network, x, labels, steps, seed, var=1.0, lr=5e-3)
-    task = VAETask(network, None, latent_dim, use_labels=True)
+    task = GenTask(network, None, GenSettings(latent_dim=latent_dim))
     with torch.no_grad():
         torch.manual_seed(seed)
         samples = task.generate(asked)
@@ -299,7 +321,7 @@ def probe_built_nets(submission, latent_dim, latent, num_categories, hidden, x):
 
 
 def _gradients(value, net):
-    """The gradient of `value.sum()` by each parameter of `net`, flattened into one vector."""
+    """The gradient of `value.sum()` for all parameters of `net`, flattened into one vector."""
     parameters = list(net.parameters())
     if not value.requires_grad:
         return torch.zeros(sum(p.numel() for p in parameters))
@@ -325,7 +347,7 @@ def probe_joint(submission, model, x, h, wanted=None):
     return {name: outputs[name]() for name in wanted or outputs}
 
 
-def probe_prior_draws(submission, model, num_samples, seed):
+def probe_prior_samples(submission, model, num_samples, seed):
     joint = _joint(submission, model)
     torch.manual_seed(seed)
     return {"h": joint.prior().sample((num_samples,))}
@@ -350,9 +372,9 @@ def probe_proposal(submission, model, x, h, wanted=None):
 def probe_sample_latent(submission, model, x, num_samples, seed):
     proposal = _proposal(submission, model)
     torch.manual_seed(seed)
-    draws = proposal.sample_latent(x, num_samples)
+    samples = proposal.sample_latent(x, num_samples)
     return {
-        "h": draws,
+        "h": samples,
         "by_default": proposal.sample_latent(x),
         "of_proposal": proposal.proposal(x).sample((7,)),
         "reseeds": _reseeds(lambda: proposal.sample_latent(x)),
@@ -513,7 +535,7 @@ def probe_cache(submission, model, later, x, idx, cached, other, rows, num_steps
     joint, proposal = _tables(model)
     sampler = submission.MISampler(joint, proposal, num_examples=len(x) + 5)
     torch.manual_seed(seed)
-    outputs = {"cache_empty": sampler.cache.clone()}
+    outputs = {"cache_empty": sampler.cache.table.clone()}
 
     def run(name, tables, h=None):
         joint.table.data.copy_(tables["log_p"])
@@ -525,19 +547,19 @@ def probe_cache(submission, model, later, x, idx, cached, other, rows, num_steps
                 for step in range(num_steps):
                     h = sampler.step(x, h if step == 0 else None, idx)
         outputs[name], outputs[f"{name}_asked"] = h, given.log_w[:1]
-        outputs[f"cache_{name}"] = sampler.cache.clone()
+        outputs[f"cache_{name}"] = sampler.cache.table.clone()
 
     sampler.update_cache(idx, cached)
-    outputs["cache_written"] = sampler.cache.clone()
+    outputs["cache_written"] = sampler.cache.table.clone()
     run("first", model)
     run("later", later)
     sampler.update_cache(idx, other)
     run("given", model, cached)
-    sampler.cache.copy_(outputs["cache_empty"])
+    sampler.cache.table.copy_(outputs["cache_empty"])
     run("fresh", model)
     with _Given(submission, model, rows):  # no idx: must leave the cache alone
         sampler.sample(x, None, None, num_steps) if use_sample else sampler.step(x)
-    outputs["cache_without_idx"] = sampler.cache
+    outputs["cache_without_idx"] = sampler.cache.table
     return outputs
 
 
@@ -593,7 +615,7 @@ class _Patches:
 
 
 def probe_render(submission, choices, prototypes, size, weight, overwrite=False):
-    """The image, and the gradient of its sum weighted by `weight` by the prototypes."""
+    """The image, and the gradient of its sum, weighted by `weight`, for the prototypes."""
     prototypes.requires_grad_()
     image = submission.render(choices, prototypes, size, overwrite)
     outputs = {"image": image}
@@ -671,7 +693,7 @@ def probe_patch_proposal(submission, x, h, prototypes, size, weight, bias, sprea
         }
 
 
-def probe_patch_draws(
+def probe_patch_samples(
     submission, x, num_patches, num_samples, prototypes, size, weight, bias, spread, seed
 ):
     with _Patches(submission, spread) as patches:
@@ -679,10 +701,10 @@ def probe_patch_draws(
         proposal = _patch_proposal(submission, *model)
         torch.manual_seed(seed)
         with torch.no_grad():
-            draws = proposal.sample_latent(x, num_samples)
+            samples = proposal.sample_latent(x, num_samples)
             by_default = proposal.sample_latent(x)
             reseeds = _reseeds(lambda: proposal.sample_latent(x))
-    return {"h": draws, "by_default": by_default, "reseeds": reseeds}
+    return {"h": samples, "by_default": by_default, "reseeds": reseeds}
 
 
 PROBES = {

@@ -55,26 +55,26 @@ def test_build_net(probe, rng, latent, hidden):
     for net, size, name in (("p", x_features, "JointModel"), ("q", h_features, "ProposalModel")):
         found, large = out[f"{net}_out"], out[f"{net}_large"]
         message = f"{name}'s network gives {list(found.shape)} for 3 inputs, expected 3 x {size}"
-        check(len(found) == 3 and found.size == 3 * size, "4.1", message)
-        check_finite(found, "4.1", f"the output of {name}'s network")
+        check(len(found) == 3 and found.size == 3 * size, message)
+        check_finite(found, f"the output of {name}'s network")
         trained = out[f"{net}_trained"]
         message = f"{name}'s network has parts without gradient"
-        check(trained.size > 0 and trained.all(), "4.1", message)
+        check(trained.size > 0 and trained.all(), message)
         # At least 40 rows of random weights, symmetric about 0: all outputs of a linear last layer
         # are of one sign with a probability below 1e-11.
         message = f"{name}'s network must give logits, of any size and sign: no sigmoid at its end"
         both = large.min() < 0 < large.max() and 2 < np.abs(large).max() < np.inf
-        check(both, "4.1", message)
+        check(both, message)
         if hidden == []:
-            check(out[f"{net}_bend"] < 1e-4, "4.1", f"{name}: hidden=[] must be a linear map")
+            check(out[f"{net}_bend"] < 1e-4, f"{name}: hidden=[] must be a linear map")
         else:
             bends = 1e-6 < out[f"{net}_bend"] < np.inf
-            check(bends, "4.1", f"{name}: no activation between the layers?")
+            check(bends, f"{name}: no activation between the layers?")
         if hidden:
             order = hidden[::-1] if net == "p" else hidden
             widths = out[f"{net}_widths"][:20].tolist()
             message = f"{name}: layers of widths {widths}, expected {[*order, size]}"
-            check(widths == [*order, size], "4.1", message)
+            check(widths == [*order, size], message)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -97,13 +97,13 @@ def test_prior(probe, reference, rng, latent):
     found, expected, inputs = joint_probe(probe, reference, rng, kind, ["log_prior"])
     found, expected = found["log_prior"], expected["log_prior"]
     mistakes = {"one latent variable instead of their sum": expected / inputs["h"].shape[-1]}
-    check_close(found, expected, "4.2", "log p(h)", mistakes)
+    check_close(found, expected, "log p(h)", mistakes)
     total = np.exp(found[:, 0]).sum()
-    check(abs(total - 1) < 1e-4, "4.2", f"p(h) summed over all h is {total:.4f}, expected 1")
-    draws = probe("prior_draws", model=inputs["model"], num_samples=CHAINS, seed=8)["h"]
-    check_shape(draws, (CHAINS, inputs["h"].shape[-1]), "4.2", "prior().sample((S,))")
+    check(abs(total - 1) < 1e-4, f"p(h) summed over all h is {total:.4f}, expected 1")
+    samples = probe("prior_samples", model=inputs["model"], num_samples=CHAINS, seed=8)["h"]
+    check_shape(samples, (CHAINS, inputs["h"].shape[-1]), "prior().sample((S,))")
     uniform = np.full(len(inputs["h"]), 1 / len(inputs["h"]))
-    check_frequencies(state_numbers(inputs["model"], draws), uniform, "4.2", "draws of p(h)")
+    check_frequencies(state_numbers(inputs["model"], samples), uniform, "samples of p(h)")
 
 
 @pytest.mark.points(0.5, part="4.2")
@@ -125,14 +125,14 @@ def test_likelihood(probe, reference, rng, latent, likelihood):
             "the 1/2 of the Gaussian missing": constant + 2 * squares,
             "sigma used as variance": -pixels / 2 * np.log(2 * np.pi * sigma) + squares * sigma,
         }
-    check_close(found, expected, "4.2", "log p(x|h)", mistakes)
+    check_close(found, expected, "log p(x|h)", mistakes)
     saturated = network_model(rng, latent, likelihood)
     saturated["p_bias"] = np.array([60, -60, 60, -60], np.float32)
     x = data(rng, saturated, 5)
     found = probe("joint", model=saturated, x=x, h=inputs["h"], wanted=wanted)
     message = "log p(x|h) is not finite where the logits are -60 and 60; compute with the logits"
     finite = np.isfinite(found["log_likelihood"]).all()
-    check(finite, "4.2", f"{message}, not with log(sigmoid(logits))")
+    check(finite, f"{message}, not with log(sigmoid(logits))")
 
 
 @pytest.mark.points(0.5, part="4.2")
@@ -145,21 +145,21 @@ def test_log_joint_prob(probe, reference, rng, latent, likelihood):
         "the prior subtracted": expected["log_likelihood"] - expected["log_prior"],
         "the sign reversed": -expected["log_joint"],
     }
-    check_close(found["log_joint"], expected["log_joint"], "4.2", "log p(x, h)", mistakes)
+    check_close(found["log_joint"], expected["log_joint"], "log p(x, h)", mistakes)
     what = "log p(x, h) of one h [B, K]"
-    check_close(found["log_joint_one"], expected["log_joint_one"], "4.2", what)
-    what = "the gradient of log p(x, h) by the network's parameters"
+    check_close(found["log_joint_one"], expected["log_joint_one"], what)
+    what = "the gradient of log p(x, h) with respect to the network's parameters"
     mistakes = {"a result that is detached from the network": 0 * expected["gradient"]}
-    check_close(found["gradient"], expected["gradient"], "4.2", what, mistakes, atol=1e-3)
+    check_close(found["gradient"], expected["gradient"], what, mistakes, atol=1e-3)
     # 256 pixels: here p(x, h) itself is 0 in float32, its logarithm is not.
     large = {"batch": 2, "x_shape": (1, 16, 16)}
     found, expected, _ = joint_probe(probe, reference, rng, kind, ["log_joint"], **large)
     what = "log p(x, h) for x of 256 pixels"
-    check_close(found["log_joint"], expected["log_joint"], "4.2", what)
+    check_close(found["log_joint"], expected["log_joint"], what)
     saturated = inputs["model"] | {"p_bias": np.array([60, -60, 60, -60], np.float32)}
     found = probe("joint", wanted=["log_joint"], **inputs | {"model": saturated})
     message = "log p(x, h) is not finite where the logits are -60 and 60; compute with the logits"
-    check(np.isfinite(found["log_joint"]).all(), "4.2", message)
+    check(np.isfinite(found["log_joint"]).all(), message)
 
 
 @pytest.mark.points(0.5, part="4.2")
@@ -170,7 +170,7 @@ def test_joint_decode(probe, reference, rng, latent, likelihood):
     found, expected = found["mean"], expected["mean"]
     logits = np.log(expected / (1 - expected))
     mistakes = {"the sigmoid missing": logits, "two sigmoids": 1 / (1 + np.exp(-expected))}
-    check_close(found, expected, "4.2", "decode(h), the mean of p(x|h),", mistakes)
+    check_close(found, expected, "decode(h), the mean of p(x|h),", mistakes)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -196,24 +196,24 @@ def test_log_conditional_prob(probe, reference, rng, latent):
         "the sign reversed": -expected,
         "bits reversed (q(0) for 1)": expected[::-1],
     }
-    check_close(found["log_q"], expected, "4.3", "log q(h|x)", mistakes)
-    check_close(found["log_q_one"], expected[0], "4.3", "log q(h|x) of one h [B, K]")
-    check_close(found["log_q_object"], expected, "4.3", "proposal(x).log_prob(h)")
-    what = "the gradient of log q(h|x) by the network's parameters"
+    check_close(found["log_q"], expected, "log q(h|x)", mistakes)
+    check_close(found["log_q_one"], expected[0], "log q(h|x) of one h [B, K]")
+    check_close(found["log_q_object"], expected, "proposal(x).log_prob(h)")
+    what = "the gradient of log q(h|x) with respect to the network's parameters"
     mistakes = {"a result that is detached from the network": 0 * whole["gradient"]}
-    check_close(gradient, whole["gradient"], "4.3", what, mistakes, atol=1e-3)
+    check_close(gradient, whole["gradient"], what, mistakes, atol=1e-3)
     # 300 latent variables: here q(h|x) itself is 0 in float32, its logarithm is not.
     model = network_model(rng, latent, latent_dim=300)
     many = {"model": model, "x": inputs["x"][:2]}
     many["h"] = rng.integers(max(2, model["num_categories"]), size=(3, 2, 300))
     many["h"] = many["h"].astype(inputs["h"].dtype)
     found, expected = probe("proposal", wanted=["log_q"], **many), reference("proposal", **many)
-    check_close(found["log_q"], expected["log_q"], "4.3", "log q(h|x) for 300 latent variables")
+    check_close(found["log_q"], expected["log_q"], "log q(h|x) for 300 latent variables")
     signs = (-1.0) ** np.arange(len(inputs["model"]["q_bias"]))
     saturated = inputs["model"] | {"q_bias": (60 * signs).astype(np.float32)}
     found = probe("proposal", wanted=["log_q"], **inputs | {"model": saturated})["log_q"]
     message = "log q(h|x) is not finite where the logits are -60 and 60; compute with the logits"
-    check(np.isfinite(found).all(), "4.3", message + ", not with log(probabilities)")
+    check(np.isfinite(found).all(), message + ", not with log(probabilities)")
 
 
 @pytest.mark.points(1.5, part="4.3")
@@ -224,40 +224,40 @@ def test_sample_latent(probe, reference, rng, latent):
     expected = reference("proposal", model=model, x=x, h=every_state(model, 2))
     k = model["latent_dim"]
     out = probe("sample_latent", model=model, x=x, num_samples=CHAINS, seed=3)
-    check_shape(out["h"], (CHAINS, 2, k), "4.3", "sample_latent(x, S)")
-    check_shape(out["by_default"], (1, 2, k), "4.3", "sample_latent(x)")
-    check_shape(out["of_proposal"], (7, 2, k), "4.3", "proposal(x).sample((7,))")
+    check_shape(out["h"], (CHAINS, 2, k), "sample_latent(x, S)")
+    check_shape(out["by_default"], (1, 2, k), "sample_latent(x)")
+    check_shape(out["of_proposal"], (7, 2, k), "proposal(x).sample((7,))")
     for name in ("by_default", "of_proposal"):
         states = (state_numbers(model, out[name]) >= 0).all()
-        check(states, "4.3", f"{name}: a draw must be bits or categories")
-    message = "sample_latent sets the global random seed, so every call draws the same states"
-    check(not out["reseeds"], "4.3", message)
+        check(states, f"{name}: a sample must be bits or categories")
+    message = "sample_latent sets the global random seed, so every call samples the same states"
+    check(not out["reseeds"], message)
     pairs = []
     for example in range(2):
         numbers = state_numbers(model, out["h"][:, example])
         pairs.append(numbers)
         one = (numbers == numbers[0]).all()
-        hint = " (always the same: the mode instead of a draw?)" if one else ""
-        what = f"draws of q(h|x){hint}"
-        check_frequencies(numbers, softmax(expected["log_q"][:, example]), "4.3", what)
+        hint = " (always the same: the mode instead of a sample?)" if one else ""
+        what = f"samples of q(h|x){hint}"
+        check_frequencies(numbers, softmax(expected["log_q"][:, example]), what)
     # Independence of two examples: under it the joint frequencies are the products.
     joint = np.outer(*(softmax(expected["log_q"][:, i]) for i in range(2))).ravel()
     numbers = pairs[0] * len(states_of(model)) + pairs[1]
-    check_frequencies(numbers, joint, "4.3", "draws for two examples of a batch, jointly")
+    check_frequencies(numbers, joint, "samples for two examples of a batch, jointly")
 
 
 @pytest.mark.points(1, part="4.3")
 @each_latent
 def test_encode(probe, reference, rng, latent):
     found, expected, inputs = proposal_probe(probe, reference, rng, latent, ["code"], batch=20)
-    check_shape(found["code"], expected["code"].shape, "4.3", "encode(x)")
+    check_shape(found["code"], expected["code"].shape, "encode(x)")
     states = bool((state_numbers(inputs["model"], found["code"]) >= 0).all())
-    check(states, "4.3", "encode must give bits or categories, not probabilities")
+    check(states, "encode must give bits or categories, not probabilities")
     # Where two states are equally likely but for rounding, either is right.
     best = np.sort(expected["log_q"], axis=0)[-2:]
     clear = best[1] - best[0] > 1e-4
     right = np.array_equal(found["code"][clear], expected["code"][clear])
-    check(right, "4.3", "encode must give the mode of q(h|x), each latent's likeliest value")
+    check(right, "encode must give the mode of q(h|x), each latent's likeliest value")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -278,8 +278,8 @@ def test_log_importance_weight(probe, reference, rng, latent):
         "log q added": expected + 2 * log_q,
         "a weight that is not in log space": np.exp(expected),
     }
-    check_close(found["log_w"], expected, "4.4", "log w(x, h)", mistakes)
-    check_close(found["log_w_one"], expected[0], "4.4", "log w(x, h) of one h [B, K]")
+    check_close(found["log_w"], expected, "log w(x, h)", mistakes)
+    check_close(found["log_w_one"], expected[0], "log w(x, h) of one h [B, K]")
 
 
 @pytest.mark.points(2, part="4.4")
@@ -312,7 +312,7 @@ def test_mis_chain(probe, reference, rng, steps, batch):
     moved_to = alone["rows"].reshape(u.shape) * np.arange(1, steps + 1)[:, None]
     previous = np.maximum.accumulate(moved_to, axis=0)
     mistakes["the previous proposal in place of the current state"] = previous
-    check_shape(rows, expected.shape, "4.4", "mis_chain's rows")
+    check_shape(rows, expected.shape, "mis_chain's rows")
     if not np.array_equal(rows, expected):
         t, b = np.argwhere(rows != expected)[0]
         message = f"chain {b} is at row {rows[t, b]} after step {t + 1}, expected "
@@ -320,7 +320,7 @@ def test_mis_chain(probe, reference, rng, steps, batch):
         for mistake, would_be in mistakes.items():
             if np.array_equal(rows, would_be):
                 message += f"\nThis is what one gets with {mistake}."
-        check(False, "4.4", message)
+        check(False, message)
 
 
 EDGES = {
@@ -342,24 +342,24 @@ def test_mis_chain_edges(probe):
     for name, (log_w, u, expected) in EDGES.items():
         column = np.array(log_w, dtype=float)[:, None], np.array(u, dtype=float)[:, None]
         rows = probe("mis_chain", log_w=column[0], u=column[1])["rows"]
-        check_shape(rows, (len(u), 1), "4.4", "mis_chain's rows")
+        check_shape(rows, (len(u), 1), "mis_chain's rows")
         message = f"{name}: log_w {log_w}, u {u}: found rows {rows[:, 0].tolist()}"
-        check(rows[:, 0].tolist() == expected, "4.4", f"{message}, expected {expected}")
+        check(rows[:, 0].tolist() == expected, f"{message}, expected {expected}")
 
 
 @pytest.mark.points(2, part="4.4")
 def test_mis_chain_sizes(probe, rng):
     rows = probe("mis_chain", log_w=rng.normal(size=(1, 4)), u=np.zeros((0, 4)))["rows"]
-    check_shape(rows, (0, 4), "4.4", "mis_chain's rows for T = 0")
+    check_shape(rows, (0, 4), "mis_chain's rows for T = 0")
     # Many chains of one step from a state twice as likely: 1/2 of them move.
     log_w = np.repeat(np.log([[2.0], [1.0]]), CHAINS, axis=1)
     u = rng.uniform(size=(1, CHAINS))
     rows = probe("mis_chain", log_w=log_w, u=u)["rows"]
-    check_shape(rows, (1, CHAINS), "4.4", "mis_chain's rows")
+    check_shape(rows, (1, CHAINS), "mis_chain's rows")
     rows = rows[0]
     one_third = np.mean(rows == 1) < 0.4
     hint = " (1/3 is Barker's rule w'/(w + w'), not Metropolis')" if one_third else ""
-    check_frequencies(rows, np.array([0.5, 0.5]), "4.4", f"moves to half the weight{hint}")
+    check_frequencies(rows, np.array([0.5, 0.5]), f"moves to half the weight{hint}")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_log_acceptance_ratio(probe, reference, rng, latent):
         "a ratio that is not in log space": np.exp(expected),
         "the minimum with 0 already taken": np.minimum(expected, 0),
     }
-    check_close(found, expected, "4.5", "log_acceptance_ratio", mistakes)
+    check_close(found, expected, "log_acceptance_ratio", mistakes)
 
 
 def stationary(probe, rng, latent, use_sample):
@@ -411,11 +411,11 @@ def stationary(probe, rng, latent, use_sample):
         inputs = {"h_init": h_init, "num_steps": num_steps, "seed": 5, "use_sample": use_sample}
         out = probe("steps", model=model, x=x, **inputs)
         h, name = out["h"], "sample" if use_sample else "step"
-        check_shape(h, h_init.shape, "4.5", "the returned states")
-        message = f"{name} sets the global random seed, so every step draws the same"
-        check(use_sample or not out["reseeds"], "4.5", message)
+        check_shape(h, h_init.shape, "the returned states")
+        message = f"{name} sets the global random seed, so every step samples the same"
+        check(use_sample or not out["reseeds"], message)
         what = f"after {num_steps} step(s) of {name}, which must {verb}"
-        check_frequencies(state_numbers(model, h), expected, "4.5", what)
+        check_frequencies(state_numbers(model, h), expected, what)
 
 
 @pytest.mark.points(0.75, part="4.5")
@@ -434,37 +434,35 @@ def test_sample(probe, rng, latent):
     rows = np.array([[0, 1, 1, 0, 0, 1], [2, 1, 1, 0, 2, 2], [2, 3, 1, 0, 2, 3]]).repeat(2, axis=1)
     inputs = {"model": model, "x": table_x(row), "h_init": h_init, "rows": rows, "seed": 9}
     out = probe("sample_by_rows", **inputs)
-    check_shape(out["h"], h_init.shape, "4.5", "sample's result")
-    message = "sample sets the global random seed, so every call draws the same chain"
-    check(not out["reseeds"], "4.5", message)
+    check_shape(out["h"], h_init.shape, "sample's result")
+    message = "sample sets the global random seed, so every call samples the same chain"
+    check(not out["reseeds"], message)
     same = np.array_equal(out["h_zero_steps"], h_init)
-    check(same, "4.5", "sample with num_steps=0 must return the starting states")
+    check(same, "sample with num_steps=0 must return the starting states")
     asked = out["asked"]
     if asked.size == 0:  # no call of mis_chain: the sampler has its own way
         stationary(probe, rng, latent, use_sample=True)
     else:
-        check_shape(asked, (4, 12), "4.5", "the log_w that sample hands to mis_chain")
-        check_shape(out["u"], (3, 12), "4.5", "the u that sample hands to mis_chain")
+        check_shape(asked, (4, 12), "the log_w that sample hands to mis_chain")
+        check_shape(out["u"], (3, 12), "the u that sample hands to mis_chain")
         # 36 numbers of 24 bits: three or more coincidences have a probability below 1e-12.
         inside = (out["u"] >= 0).all() and (out["u"] < 1).all()
         different = len(np.unique(out["u"])) >= 34
-        check(inside and different, "4.5", "u must be 36 different uniform numbers in [0, 1)")
+        check(inside and different, "u must be 36 different uniform numbers in [0, 1)")
         message = "row 0 of log_w must be the weight of the starting state under today's models"
         start = model["log_w"][row, state_numbers(model, h_init)]
-        check(np.allclose(asked[0], start, atol=1e-4), "4.5", message)
+        check(np.allclose(asked[0], start, atol=1e-4), message)
     check_record(model, row, h_init, out, rows if asked.size else None)
-    # Without h_init and idx the start and all proposals are independent draws of q.
+    # Without h_init and idx the start and all proposals are independent samples of q.
     many = {"x": table_x(np.zeros(CHAINS)), "h_init": None, "rows": np.ones((2, CHAINS), int)}
     states = probe("sample_by_rows", **inputs | many)["recorded_states"]
-    check_shape(states, (3, CHAINS, h_init.shape[1]), "4.5", "the recorded states")
+    check_shape(states, (3, CHAINS, h_init.shape[1]), "the recorded states")
     q, numbers = softmax(model["log_q"][0]), state_numbers(model, states)
     for first, second in ((0, 1), (1, 2)):
-        check_frequencies(
-            numbers[first], q, "4.5", "starting states and proposals, draws of q(h|x)"
-        )
+        check_frequencies(numbers[first], q, "starting states and proposals, samples of q(h|x)")
         pairs = np.where((numbers < 0).any(axis=0), -1, numbers[first] * len(q) + numbers[second])
         what = f"proposals of q(h|x), rows {first} and {second} of the states jointly"
-        check_frequencies(pairs, np.outer(q, q).ravel(), "4.5", what)
+        check_frequencies(pairs, np.outer(q, q).ravel(), what)
 
 
 def check_record(model, row, h_init, out, rows) -> None:
@@ -472,18 +470,18 @@ def check_record(model, row, h_init, out, rows) -> None:
     states, log_w, walked = (out[f"recorded_{name}"] for name in ("states", "log_w", "rows"))
     message = "sample must call self.record(states, log_w, rows) with [T+1, B, K], [T+1, B], [T, B]"
     shapes = states.shape == (4, *h_init.shape) and log_w.shape == (4, 12)
-    check(shapes and walked.shape == (3, 12), "4.5", message)
+    check(shapes and walked.shape == (3, 12), message)
     numbers = state_numbers(model, states)
-    check((numbers >= 0).all(), "4.5", "the recorded states are no bits or categories")
+    check((numbers >= 0).all(), "the recorded states are no bits or categories")
     start = np.array_equal(states[0], h_init)
-    check(start, "4.5", "row 0 of the states must be the starting state")
+    check(start, "row 0 of the states must be the starting state")
     message = "the weights of the states must be log p(x, h) - log q(h|x)"
-    check(np.allclose(log_w, model["log_w"][row, numbers], atol=1e-4), "4.5", message)
+    check(np.allclose(log_w, model["log_w"][row, numbers], atol=1e-4), message)
     message = "the states returned must be those of the rows that mis_chain gives last"
     last = walked[-1] if rows is None else rows[-1]
-    check(np.array_equal(out["h"], states[last, np.arange(12)]), "4.5", message)
+    check(np.array_equal(out["h"], states[last, np.arange(12)]), message)
     same = rows is None or np.array_equal(walked, rows)
-    check(same, "4.5", "the recorded rows must be those that mis_chain gives")
+    check(same, "the recorded rows must be those that mis_chain gives")
 
 
 @pytest.mark.points(0.375, part="4.5")
@@ -511,29 +509,29 @@ def test_cache(probe, rng, latent, use_sample):
     name = "sample" if use_sample else "step"
     others = np.setdiff1d(np.arange(len(idx) + 5), idx)
     wrote = np.array_equal(out["cache_written"][idx], cached)
-    check(wrote, "4.5", "update_cache(idx, h) must store h at idx")
+    check(wrote, "update_cache(idx, h) must store h at idx")
     for key, cache in out.items():
         if key.startswith("cache_"):
             same = np.array_equal(cache[others], out["cache_empty"][others])
-            check(same, "4.5", f"the cache must change at the given indices only ({name})")
+            check(same, f"the cache must change at the given indices only ({name})")
     for key in ("first", "later", "given", "fresh"):
         message = f"{name} with idx must leave the returned states in the cache"
-        check(np.array_equal(out[f"cache_{key}"][idx], out[key]), "4.5", message)
+        check(np.array_equal(out[f"cache_{key}"][idx], out[key]), message)
     message = f"{name} with idx and no h_old or h_init must start from the cached states"
-    check(np.array_equal(out["first"][:stays], cached[:stays]), "4.5", message)
+    check(np.array_equal(out["first"][:stays], cached[:stays]), message)
     message = f"{name} with both idx and h_old or h_init must start from the states handed over"
-    check(np.array_equal(out["given"][:stays], cached[:stays]), "4.5", message)
+    check(np.array_equal(out["given"][:stays], cached[:stays]), message)
     message = f"{name} must score the cached state under today's models, not keep an old weight"
     if out["later_asked"].size:
         now = np.allclose(out["later_asked"][0, :stays], later["log_w"][0, 0], atol=1e-4)
     else:  # all 36 proposals are that state with probability q^36, 4e-8 on average over tables
         now = (state_numbers(model, out["later"][:stays]) > 0).any()
-    check(now, "4.5", message)
+    check(now, message)
     fresh = state_numbers(model, out["fresh"])
-    message = f"{name}: an example that no chain has visited must start from a draw of q"
-    check((fresh >= 0).all(), "4.5", message)
+    message = f"{name}: an example that no chain has visited must start from a sample of q"
+    check((fresh >= 0).all(), message)
     same = np.array_equal(out["cache_without_idx"][idx], out["fresh"])
-    check(same, "4.5", f"{name} without idx must not touch the cache")
+    check(same, f"{name} without idx must not touch the cache")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -556,10 +554,10 @@ def test_jsa_loss(probe, reference, rng, latent):
             "the two losses exchanged": other,
             "the two losses added": p + q,
         }
-        check_close(found[name], value, "4.6", name, mistakes)
+        check_close(found[name], value, name, mistakes)
     for name, value in expected.items():
         if name.startswith("d_"):
             _, loss, by = name.split("_", 1)[0], *name[2:].split("_by_")
-            what = f"the gradient of {loss} by the parameters of {by}"
+            what = f"the gradient of {loss} with respect to the parameters of {by}"
             mistakes = {"a loss that is detached": 0 * value} if value.any() else {}
-            check_close(found[name], value, "4.6", what, mistakes)
+            check_close(found[name], value, what, mistakes)

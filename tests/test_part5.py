@@ -47,9 +47,9 @@ def test_render(probe, reference, rng, width):
                 "render", **inputs, overwrite=True
             )["image"],
         }
-        check_close(found["image"], expected["image"], "5.1", "the image", mistakes)
+        check_close(found["image"], expected["image"], "the image", mistakes)
         what = "the gradient with respect to the prototypes"
-        check_close(found["gradient"], expected["gradient"], "5.1", what)
+        check_close(found["gradient"], expected["gradient"], what)
 
 
 @pytest.mark.points(1, part="5.1")
@@ -65,7 +65,7 @@ def test_render_overwrite(probe, reference, rng):
         "the sum of the patches": reference("render", **inputs)["image"],
         "earlier patches on top": reference("render", **reverse, overwrite=True)["image"],
     }
-    check_close(found, expected, "5.1", "the image with overwrite=True", mistakes)
+    check_close(found, expected, "the image with overwrite=True", mistakes)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_patch_log_scores(probe, reference, rng, width):
         "probabilities, not their logarithms": np.exp(expected),
         "mirrored prototypes": reference("patch_log_scores", **mirrored, beta=beta)["log_p"],
     }
-    check_close(found, expected, "5.2", "the log-probability of a choice", mistakes, atol=1e-3)
+    check_close(found, expected, "the log-probability of a choice", mistakes, atol=1e-3)
 
 
 @pytest.mark.points(1, part="5.2")
@@ -119,9 +119,9 @@ def test_patch_log_scores_of_digits(probe, reference, rng):
     residual = rng.uniform(size=(1, 1, 28, 28)).astype(np.float32)
     inputs = {"residual": residual, "prototypes": prototypes, "beta": 300.0}
     found = probe("patch_log_scores", **inputs)["log_p"]
-    check_finite(found, "5.2", "the log-probability of a choice at beta = 300")
+    check_finite(found, "the log-probability of a choice at beta = 300")
     expected = reference("patch_log_scores", **inputs)["log_p"]
-    check_close(found, expected, "5.2", "the log-probability of a choice", atol=0.5)
+    check_close(found, expected, "the log-probability of a choice", atol=0.5)
 
 
 @pytest.mark.points(1, part="5.2")
@@ -132,16 +132,16 @@ def test_patch_log_scores_of_each_image(probe, reference, rng):
     found = probe("patch_log_scores", residual=residual, prototypes=prototypes, beta=0.3)["log_p"]
     inputs = {"residual": residual[2:3].copy(), "prototypes": prototypes, "beta": 0.3}
     alone = probe("patch_log_scores", **inputs)["log_p"]
-    check_shape(found, (6, 50), "5.2", "patch_log_scores of 6 images of 5 x 5 pixels")
+    check_shape(found, (6, 50), "patch_log_scores of 6 images of 5 x 5 pixels")
     message = "the scores of an image change with the other images of the batch; softmax over "
     same = np.allclose(found[2], alone[0], atol=1e-4)
-    check(same, "5.2", message + "dimension 0 instead of 1?")
+    check(same, message + "dimension 0 instead of 1?")
     sums = np.exp(found).sum(axis=1)
     worst = sums[np.argmax(np.abs(sums - 1))]
     message = f"the probabilities of an image add up to {worst:.4f}, expected 1"
-    check(abs(worst - 1) < 1e-3, "5.2", message)
+    check(abs(worst - 1) < 1e-3, message)
     expected = reference("patch_log_scores", **inputs)["log_p"]
-    check_close(alone, expected, "5.2", "the log-probability of a choice", atol=1e-3)
+    check_close(alone, expected, "the log-probability of a choice", atol=1e-3)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -171,13 +171,13 @@ def numbers_of(states, num_choices: int) -> np.ndarray:
 
 
 def sweeps_needed(posterior: np.ndarray) -> int:
-    """Sweeps after which a chain from state (0, 0) is at most 0.2 of 20,000 draws off."""
+    """Sweeps after which a chain from state (0, 0) is at most 0.2 of 20,000 samples off."""
     second = posterior / posterior.sum(axis=1, keepdims=True)  # p(h_2 | h_1)
     first = posterior / posterior.sum(axis=0, keepdims=True)  # p(h_1 | h_2)
     at = np.zeros_like(posterior)
     at[0, 0] = 1
     for number in range(1, 1000):
-        at = first * at.sum(axis=0)  # draw h_1 given the h_2 of before
+        at = first * at.sum(axis=0)  # sample h_1 given the h_2 of before
         at = second * at.sum(axis=1, keepdims=True)
         if np.abs(at - posterior).max() * CHAINS < 0.2:
             return number
@@ -191,11 +191,11 @@ def test_gibbs_sweep_keeps_the_posterior(probe, rng):
     start = np.stack(np.divmod(numbers, len(posterior)), axis=1)
     images = np.repeat(x, CHAINS, axis=0)
     found = probe("gibbs_sweep", x=images, choices=start, num_sweeps=1, seed=3, **inputs)["state"]
-    check_shape(found, start.shape, "5.3", "gibbs_sweep")
+    check_shape(found, start.shape, "gibbs_sweep")
     moved = (found != start).mean()
-    check(moved > 0.01, "5.3", "gibbs_sweep left (nearly) all choices as they were")
-    what = "a sweep from exact draws of p(h|x)"
-    check_frequencies(numbers_of(found, len(posterior)), posterior.ravel(), "5.3", what)
+    check(moved > 0.01, "gibbs_sweep left (nearly) all choices as they were")
+    what = "a sweep from exact samples of p(h|x)"
+    check_frequencies(numbers_of(found, len(posterior)), posterior.ravel(), what)
 
 
 @pytest.mark.points(2, part="5.3")
@@ -208,7 +208,7 @@ def test_gibbs_sweep_converges(probe, rng):
     inputs |= {"x": images, "choices": start, "num_sweeps": sweeps, "seed": 4}
     found = probe("gibbs_sweep", **inputs)["state"]
     what = f"{sweeps} sweeps from one fixed state"
-    check_frequencies(numbers_of(found, len(posterior)), posterior.ravel(), "5.3", what)
+    check_frequencies(numbers_of(found, len(posterior)), posterior.ravel(), what)
 
 
 @pytest.mark.points(1, part="5.3")
@@ -218,13 +218,13 @@ def test_gibbs_sweep_draws_from_its_generator(probe, rng):
     start = rng.integers(len(posterior), size=(600, PATCHES))
     found = probe("gibbs_sweep", x=images, choices=start, num_sweeps=1, seed=5, **inputs)
     same = np.array_equal(found["first"], found["again"])
-    check(same, "5.3", "two sweeps with generators of one seed differ; pass the generator on")
+    check(same, "two sweeps with generators of one seed differ; pass the generator on")
     # 500 images with 2 choices of 8 each: that all agree by chance is out of the question.
     differ = not np.array_equal(found["first"], found["other"])
-    check(differ, "5.3", "sweeps with generators of different seeds are the same")
-    message = "a sweep with a generator also draws from PyTorch's global one"
-    check(found["untouched"], "5.3", message)
-    check_shape(found["without"], (2, PATCHES), "5.3", "gibbs_sweep without a generator")
+    check(differ, "sweeps with generators of different seeds are the same")
+    message = "a sweep with a generator also uses PyTorch's global one"
+    check(found["untouched"], message)
+    check_shape(found["without"], (2, PATCHES), "gibbs_sweep without a generator")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_patch_joint(probe, reference, rng):
     inputs = {"x": x, "h": pairs(8, 3), "prototypes": prototypes, "size": SIZE, "beta": 2.5}
     inputs["spread"] = spread
     found, expected = probe("patch_joint", **inputs), reference("patch_joint", **inputs)
-    check_close(found["mean"], expected["mean"], "5.4", "PatchJoint.decode(h)")
+    check_close(found["mean"], expected["mean"], "PatchJoint.decode(h)")
     log_prior = -PATCHES * np.log(8)
     constant = SIZE**2 / 2 * np.log(2.5 / np.pi)
     log_p = expected["log_joint"]
@@ -258,12 +258,12 @@ def test_patch_joint(probe, reference, rng):
         - SIZE**2 / 2 * np.log(2)
         + (log_p - log_prior - constant) / 2,
     }
-    check_close(found["log_joint"], log_p, "5.4", "log p(x, h)", mistakes)
+    check_close(found["log_joint"], log_p, "log p(x, h)", mistakes)
     what = "log p(x, h) of one h [B, H]"
-    check_close(found["log_joint_one"], log_p[0], "5.4", what)
-    what = "the gradient of log p(x, h) by the prototypes"
+    check_close(found["log_joint_one"], log_p[0], what)
+    what = "the gradient of log p(x, h) with respect to the prototypes"
     mistakes = {"a result that is detached from the prototypes": 0 * expected["gradient"]}
-    check_close(found["gradient"], expected["gradient"], "5.4", what, mistakes, 1e-3, 1e-2)
+    check_close(found["gradient"], expected["gradient"], what, mistakes, 1e-3, 1e-2)
 
 
 def proposal_model(rng, k: int) -> dict:
@@ -305,22 +305,23 @@ def test_patch_proposal_log_prob(probe, reference, rng):
         "the mean over the components instead of their sum": log_q / PATCHES,
         "the sign reversed": -log_q,
     }
-    check_close(found["log_q"], log_q, "5.4", "log q(h|x)", mistakes)
-    check_close(found["log_q_one"], log_q[0], "5.4", "log q(h|x) of one h [B, H]")
-    what = "the gradient of log q(h|x) by the network's parameters"
+    check_close(found["log_q"], log_q, "log q(h|x)", mistakes)
+    check_close(found["log_q_one"], log_q[0], "log q(h|x) of one h [B, H]")
+    what = "the gradient of log q(h|x) with respect to the network's parameters"
     mistakes = {"a result that is detached from the network": 0 * expected["gradient"]}
-    check_close(found["gradient"], expected["gradient"], "5.4", what, mistakes, 1e-3, 1e-2)
+    check_close(found["gradient"], expected["gradient"], what, mistakes, 1e-3, 1e-2)
 
 
 @pytest.mark.points(1.5, part="5.4")
 def test_patch_proposal_draws(probe, reference, rng):
     model, x = proposal_model(rng, 1), rng.uniform(size=(2, 1, SIZE, SIZE)).astype(np.float32)
     sizes = {"num_patches": PATCHES, "num_samples": CHAINS}
-    found = probe("patch_draws", x=x, seed=6, **sizes, **model)
-    check_shape(found["h"], (CHAINS, 2, PATCHES), "5.4", "sample_latent(x, S)")
-    check_shape(found["by_default"], (1, 2, PATCHES), "5.4", "sample_latent(x)")
-    check(not found["reseeds"], "5.4", "sample_latent sets the seed: its draws are no draws")
+    found = probe("patch_samples", x=x, seed=6, **sizes, **model)
+    check_shape(found["h"], (CHAINS, 2, PATCHES), "sample_latent(x, S)")
+    check_shape(found["by_default"], (1, 2, PATCHES), "sample_latent(x)")
+    message = "sample_latent sets the global random seed, so every call samples the same states"
+    check(not found["reseeds"], message)
     log_q = reference("patch_proposal", x=x, h=pairs(4, 2), **model)["log_q"]
     numbers = numbers_of(found["h"][:, 1], 4)
-    what = "draws of q(h|x) for the second of two images"
-    check_frequencies(numbers, np.exp(log_q[:, 1]), "5.4", what)
+    what = "samples of q(h|x) for the second of two images"
+    check_frequencies(numbers, np.exp(log_q[:, 1]), what)

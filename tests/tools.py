@@ -1,44 +1,69 @@
-"""What several test files share: tiny models, enumerations, comparisons that explain."""
+"""What several test files share: checks that explain, tiny models, enumerations.
+
+A check that fails raises `Wrong`. tests/conftest.py adds the TODO to look at: that of the test's
+`points` marker, unless the check names a finer one.
+"""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 
-from tests.conftest import fail
+EXPECTED = Path(__file__).with_name("expected")
+RECORDED = EXPECTED / "expected.npz"  # what the reference returns, by test
+CLASSIFIER = EXPECTED / "classifier.npz"  # weights of a network that reads digits
 
 
-def check(condition, todo: str, message: str) -> None:
-    """Fail with `message`, which says what is wrong, and where to look."""
+class Wrong(Exception):
+    """Student code did something else than was asked for.
+
+    Args:
+        message: what is wrong, in a sentence for the student.
+        todo: the TODO to look at; None: that of the test.
+    """
+
+    def __init__(self, message: str, todo: str | None = None):
+        super().__init__(message)
+        self.todo = todo
+
+
+def answer(outputs: dict | None, failure: str) -> dict:
+    """What a probe gave; where it gave nothing, the test fails and says why."""
+    if outputs is None:
+        raise Wrong(failure)
+    return outputs
+
+
+def check(condition, message: str, todo: str | None = None) -> None:
+    """Fail with `message`, which says what is wrong."""
     if not condition:
-        fail(f"{message}\n-> TODO {todo} in submission.py; README, part {todo[0]}")
+        raise Wrong(message, todo)
 
 
-def check_shape(array, shape, todo: str, what: str) -> None:
-    check(
-        array.shape == tuple(shape),
-        todo,
-        f"{what} has shape {list(array.shape)}, expected {list(shape)}",
-    )
+def check_shape(array, shape, what: str, todo: str | None = None) -> None:
+    found, expected = list(array.shape), list(shape)
+    check(found == expected, f"{what} has shape {found}, expected {expected}", todo)
 
 
-def check_finite(array, todo: str, what: str) -> None:
-    check(np.isfinite(array).all(), todo, f"{what} is not finite")
+def check_finite(array, what: str, todo: str | None = None) -> None:
+    check(np.isfinite(array).all(), f"{what} is not finite", todo)
 
 
-def as_rows(images, count: int, todo: str, what: str) -> np.ndarray:
+def as_rows(images, count: int, what: str, todo: str | None = None) -> np.ndarray:
     """Images of any of the allowed shapes as [count, 784]; their number must be right."""
     fits = images.ndim > 0 and len(images) == count and images.size == count * 784
-    check(fits, todo, f"{what} has shape {list(images.shape)}, expected {count} x 784 pixels")
+    message = f"{what} has shape {list(images.shape)}, expected {count} x 784 pixels"
+    check(fits, message, todo)
     return images.reshape(count, 784)
 
 
-def check_close(found, expected, todo: str, what: str, mistakes=None, rtol=1e-4, atol=1e-4):
+def check_close(found, expected, what: str, mistakes=None, rtol=1e-4, atol=1e-4) -> None:
     """Compare with the expected values; name the mistake that would explain the difference.
 
     Args:
         mistakes: {what one would have done: the values that this gives}.
     """
-    check_shape(found, expected.shape, todo, what)
+    check_shape(found, expected.shape, what)
     if np.allclose(found, expected, rtol=rtol, atol=atol):
         return
     hint = ""
@@ -46,11 +71,10 @@ def check_close(found, expected, todo: str, what: str, mistakes=None, rtol=1e-4,
         if np.shape(values) == found.shape and np.allclose(found, values, rtol=rtol, atol=atol):
             hint = f"\nThis is what one gets with {mistake}."
             break
-    if not np.isfinite(found).all():
-        fail(f"{what} is not finite\n-> TODO {todo} in submission.py; README, part {todo[0]}")
+    check_finite(found, what)
     worst = np.unravel_index(np.argmax(np.abs(found - expected)), expected.shape)
     at = f" at {list(map(int, worst))}" if worst else ""
-    check(False, todo, f"{what} is {found[worst]:.6g}{at}, expected {expected[worst]:.6g}{hint}")
+    raise Wrong(f"{what} is {found[worst]:.6g}{at}, expected {expected[worst]:.6g}{hint}")
 
 
 def all_states(latent: str, latent_dim: int, num_categories: int) -> np.ndarray:
@@ -117,14 +141,14 @@ def table_x(rows) -> np.ndarray:
     return np.asarray(rows, dtype=np.float32)[:, None]
 
 
-def check_frequencies(numbers, probabilities, todo: str, what: str) -> None:
+def check_frequencies(numbers, probabilities, what: str) -> None:
     """Compare how often each state came with its probability, by 6-sigma bounds.
 
-    The draws must be independent; the + 6 covers states that are expected rarely. How often does a
-    correct submission fail by chance? For n = 20,000 draws the exact probability
+    The samples must be independent; the + 6 covers states that are expected rarely. How often does
+    a correct submission fail by chance? For n = 20,000 samples the exact probability
     `binom.sf(n p + b, n, p) + binom.cdf(n p - b, n, p)` of leaving a bound b is largest at
     p = 0.47, where it is 1.21e-9 (scipy, maximised over 2e5 values of p from 1e-9 on; 1.23e-9 with
-    + 5.8, which leaves room for the 0.2 draws that a chain of `stationary` may be off). A run
+    + 5.8, which leaves room for the 0.2 samples that a chain of `stationary` may be off). A run
     checks at most 720 frequencies:
         prior                           8 + 9
         sample_latent                   2 (8 + 9) + 8^2 + 9^2
@@ -138,14 +162,11 @@ def check_frequencies(numbers, probabilities, todo: str, what: str) -> None:
     training (parts 2 and 3) has no such bound; it asks for far less than a working network reaches.
     """
     valid = (numbers >= 0) & (numbers < len(probabilities))
-    check(valid.all(), todo, f"{what} gave values that are no state (bits are 0 or 1)")
+    check(valid.all(), f"{what} gave values that are no state (bits are 0 or 1)")
     counts, n = np.bincount(numbers, minlength=len(probabilities)), len(numbers)
     bound = 6 * np.sqrt(n * probabilities * (1 - probabilities)) + 6
     excess = np.abs(counts - n * probabilities) - bound
     worst = int(np.argmax(excess))
-    check(
-        excess[worst] <= 0,
-        todo,
-        f"{what}: state {worst} came {counts[worst]} times in {n} independent chains, expected "
-        f"{n * probabilities[worst]:.0f} +- {bound[worst] / 6:.0f}",
-    )
+    message = f"{what}: state {worst} came {counts[worst]} times in {n} independent chains, "
+    message += f"expected {n * probabilities[worst]:.0f} +- {bound[worst] / 6:.0f}"
+    check(excess[worst] <= 0, message)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+from kit.files import ROOT
+
 DTYPES = ("<f4", "<f8", "<i2", "<i8", "|u1", "|b1")
 MAX_REPLY = 64 << 20  # bytes
 MAX_HEADER = 1 << 20  # bytes of JSON, which take many times as many once they are parsed

@@ -1,7 +1,8 @@
-"""Small data and run folders for the tests of the provided code."""
+"""Seeds and small data for the tests of the provided code and of staff's rooms."""
 
 import gzip
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,14 @@ import data_utils
 # that tests start get the same, since equal weights need equal numbers of threads.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def seeded(request):
+    """Seed all random numbers of a test by its name and --seed, whatever ran before it."""
+    seed = request.config.getoption("--seed", default=None) or 0
+    name = zlib.crc32(request.node.nodeid.encode())
+    data_utils.set_seed(int(np.random.SeedSequence([seed, name]).generate_state(1)[0]))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,58 @@
+"""Draw how many cached states still move, over the epochs since the cache is in use.
+
+    python -m instructor mobility RUN [RUN ...] --out FILE.png
+
+Each RUN is a run folder of JSA. The dashed line is 1/t: the share of chains that would move in the
+t-th epoch if a move were a new record among t equally distributed weights.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from data_utils import atomic_write
+
+
+def moved_shares(run: Path) -> list[float]:
+    """The column `moved` of a run's log, from the second epoch with the cache on.
+
+    In the first epoch every state is new, so that one says nothing.
+    """
+    with (run / "log.csv").open() as file:
+        shares = [float(row["moved"]) for row in csv.DictReader(file) if row.get("moved")]
+    return shares[1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of JSA")
+    parser.add_argument("--out", required=True, type=Path, help="the picture")
+    args = parser.parse_args()
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    longest = 2
+    for run in args.runs:
+        shares = moved_shares(run)
+        config = json.loads((run / "config.json").read_text())
+        label = f"sigma {config['sigma']:g}, cache from epoch {config['cache_start_epoch']}"
+        axis.plot(range(2, len(shares) + 2), shares, label=label)
+        longest = max(longest, len(shares) + 1)
+    epochs = range(2, longest + 1)
+    axis.plot(epochs, [1 / t for t in epochs], "k--", linewidth=1, label="1 / t")
+    axis.axhline(0.01, color="grey", linewidth=0.8)
+    axis.text(2, 0.0105, "frozen below", fontsize=7, color="grey")
+    axis.set(xscale="log", yscale="log", ylabel="share of cached states that moved")
+    axis.set_xticks([t for t in (2, 5, 10, 20, 50, 100, 200, 500) if t <= longest])
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.set_xlabel("t, epochs with the cache")
+    axis.legend(fontsize=8)
+    with atomic_write(args.out) as temporary:
+        figure.savefig(temporary, dpi=90)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Draw the validation NLL of runs over their epochs.
+
+    python -m instructor nll RUN [RUN ...] --out FILE.png
+
+Each RUN is a run folder that was trained with --val_metric nll; its name is the curve's label.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from data_utils import atomic_write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--out", required=True, type=Path, help="the picture")
+    args = parser.parse_args()
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    samples = set()
+    for run in args.runs:
+        with (run / "log.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["val_nll"]]
+        config = json.loads((run / "config.json").read_text())
+        samples.add(config["nll_samples"])
+        epochs = [int(row["epoch"]) for row in rows]
+        nll = [float(row["val_nll"]) for row in rows]
+        (line,) = axis.plot(epochs, nll, label=run.name)
+        if "cache_start_epoch" in config:
+            axis.axvline(config["cache_start_epoch"], color=line.get_color(), linestyle=":")
+    axis.plot([], [], ":", color="grey", label="the cache starts")
+    axis.set(xscale="log", xlabel="epoch")
+    axis.set_ylabel(f"-log p(x), validation, {', '.join(map(str, sorted(samples)))} samples (nats)")
+    axis.set_ylim(top=150)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    with atomic_write(args.out) as temporary:
+        figure.savefig(temporary, dpi=90)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Every picture that a run leaves: written atomically, by matplotlib's Figure, in one style."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.patches import Rectangle
+
+from kit.files import atomic_write
+from model import split_choices
+
+SMALL, LARGE = 8, 9  # font sizes
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 80) -> Path:
+    """Write a figure as a PNG file, whole or not at all."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
+    return path
+
+
+def save_grid(path: str | Path, rows: list[np.ndarray]) -> Path:
+    """Write a picture with one line of images per row; each row is uint8 [n, 28, 28]."""
+    lines = [np.concatenate([np.pad(image, 1) for image in row], axis=1) for row in rows]
+    width = max(line.shape[1] for line in lines)
+    canvas = np.concatenate([np.pad(li, ((0, 0), (0, width - li.shape[1]))) for li in lines])
+    return save_image(path, np.kron(canvas, np.ones((2, 2), np.uint8)))
+
+
+def save_image(path: str | Path, pixels: np.ndarray) -> Path:
+    """Write uint8 [height, width] as a PNG file, a pixel for each number."""
+    with atomic_write(path) as temporary:
+        imsave(temporary, pixels, cmap="gray", vmin=0, vmax=255)
+    return Path(path)
+
+
+def reconstruction_rows(images: np.ndarray, recon: np.ndarray, width: int = 10) -> list[np.ndarray]:
+    """Rows for `save_grid`: a line of originals, below it their reconstructions, and so on."""
+    rows = []
+    for start in range(0, len(images), width):
+        rows += [images[start : start + width], recon[start : start + width]]
+    return rows
+
+
+def save_curves(path: Path, history: list[dict[str, float]]) -> Path:
+    """One small panel for each column of log.csv; training and validation loss share one."""
+    names = list(dict.fromkeys(name for row in history for name in row if name != "epoch"))
+    panels = [["loss", "val_loss"]] + [[n] for n in names if n not in ("loss", "val_loss")]
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for name in panel:
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 2 else "")
+        axis.set_title(" and ".join(panel), fontsize=LARGE)
+        axis.tick_params(labelsize=SMALL)
+        axis.grid(alpha=0.3)
+        if len(panel) > 1:
+            axis.legend(fontsize=SMALL)
+    figure.supxlabel("epoch", fontsize=LARGE)
+    return save_figure(figure, path, dpi=100)
+
+
+def save_toy(
+    path: Path,
+    data: torch.Tensor,
+    density: torch.Tensor,
+    points: torch.Tensor,
+    posterior: torch.Tensor,
+    visits: torch.Tensor,
+    num_steps: int,
+) -> Path:
+    """Data, learned density, and posteriors of four points by sum and by chain.
+
+    Args:
+        data: [N, 2], points in the unit square.
+        density: [120, 120] on a grid over the square, the first coordinate slowest.
+        points: [4, 2].
+        posterior, visits: [4, S], the exact p(h|x) and the share of an MIS chain's steps.
+        num_steps: of the chain.
+    """
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    axes[0].scatter(*data.T.cpu().numpy(), s=3, alpha=0.5)
+    axes[0].set_title("data")
+    axes[3].imshow(density.T.cpu().numpy(), origin="lower", extent=(0, 1, 0, 1), cmap="magma")
+    axes[3].set_title("learned density p(x)")
+    for axis in (axes[0], axes[3]):
+        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        for number, point in enumerate(points.cpu().tolist(), start=1):
+            axis.text(*point, str(number), color="red", ha="center", va="center", weight="bold")
+    states = np.arange(posterior.shape[1])
+    bars = zip(axes[[1, 2, 4, 5]], posterior.cpu().numpy(), visits.cpu().numpy(), strict=True)
+    for number, (axis, exact, chain) in enumerate(bars, start=1):
+        axis.bar(states - 0.2, exact, 0.4, label="exact p(h|x)")
+        axis.bar(states + 0.2, chain, 0.4, label=f"MIS, {num_steps} steps")
+        axis.set_title(f"point {number}")
+        axis.set_xlabel("number of the state h")
+    axes[1].legend()
+    return save_figure(figure, path)
+
+
+def save_patches(
+    path: Path, x: torch.Tensor, choices: torch.Tensor, prototypes: torch.Tensor, decode
+) -> Path:
+    """The prototypes, and a few images put together patch by patch.
+
+    Args:
+        x: [B, 1, S, S], the images.
+        choices: int64 [B, H], their codes.
+        prototypes: [K, R, R].
+        decode: choices [1, h] -> image [1, 1, S, S].
+    """
+    _, i, j = (part.cpu() for part in split_choices(choices, x.shape[-1]))
+    prototypes = prototypes.detach().cpu()
+    num_patches, width = choices.shape[1], prototypes.shape[-1]
+    steps = sorted({max(1, num_patches * s // 6) for s in range(1, 7)})
+    columns = len(steps) + 2
+    figure = Figure(figsize=(1.5 * columns, 1.6 * (len(x) + 1)), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, len(x)])
+    upper.suptitle("prototypes (red adds ink, blue takes it away)", fontsize=LARGE)
+    limit = prototypes.abs().max()
+    places = upper.subplots(2, -(-len(prototypes) // 2), squeeze=False).flat
+    for axis, prototype in zip(places, prototypes, strict=False):
+        axis.imshow(prototype.numpy(), cmap="berlin", vmin=-limit, vmax=limit)
+    colors = colormaps["hsv"](torch.linspace(0, 0.9, num_patches).numpy())
+    rows = lower.subplots(len(x), columns, squeeze=False)
+    for n, row in enumerate(rows):
+        pictures = [x[n], *(decode(choices[n : n + 1, :s])[0] for s in steps)]
+        titles = ["image", *(f"{s} patches" for s in steps)]
+        for axis, picture, title in zip(row, pictures, titles, strict=False):
+            axis.imshow(picture[0].cpu().numpy(), cmap="gray", vmin=0, vmax=1)
+            axis.set_title(title if n == 0 else "", fontsize=SMALL)
+        row[-1].imshow(x[n, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=2)
+        row[-1].set_title("where they are" if n == 0 else "", fontsize=SMALL)
+        for h, color in enumerate(colors):
+            corner = j[n, h] - width / 2, i[n, h] - width / 2
+            row[-1].add_patch(Rectangle(corner, width, width, fill=False, color=color))
+    for axis in figure.axes:
+        axis.axis("off")
+    return save_figure(figure, path)
