@@ -163,8 +163,9 @@ class GenModel(nn.Module):
         super().__init__()
         # TODO 3: networks that know the label. Hint: `F.one_hot(labels, 10)` put beside z for the
         # decoder, and as ten constant planes beside the image for the encoder. The tests train the
-        # model for 250 steps of Adam (learning rate 5e-3, batches of 32, var 1): then at least half
-        # of its samples must look like the digit asked for, and the samples of a digit must differ.
+        # model for 250 steps of Adam (learning rate 5e-3, batches of 32) on `vae_loss` with var 1,
+        # or on its own `loss`. Then at least half of its samples must look like the digit asked
+        # for, and the samples of one digit must differ.
         # BEGIN SOLUTION
         self.encoder = conv_encoder(2 * latent_dim, in_channels=1 + 10)
         self.decoder = conv_decoder(latent_dim + 10)

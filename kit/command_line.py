@@ -42,33 +42,18 @@ def parse(argv: list[str] | None, tasks: tuple[str, ...]) -> Call:
 
     Ends the program, as argparse does, after --help and where a flag cannot be.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=USAGE)
-    for flag in ("--task", "--config", "--dataset"):
-        first.add_argument(flag)
-    named = first.parse_known_args(argv)[0]
-    try:
-        from_file = read_settings_file(named.config) if named.config else {}
-        task = named.task or from_file.get("task")
-        if task not in tasks:
-            overview(tasks).parse_known_args(argv)
-            first.error(f"--config {named.config}: task must be one of {', '.join(tasks)}")
-        kind = settings_class(task, named.dataset or from_file.get("dataset"))
-    except SettingsError as error:
-        first.error(str(error))
-    parser = task_parser(task, kind)
+    kind, from_file = named_task(argv, tasks)
+    parser = task_parser(kind)
     found, unknown = parser.parse_known_args(argv)
-    given = vars(found)
     if unknown:
-        parser.error(explain_unknown(unknown, task, tasks))
-    only_here = {name: given.pop(name) for name in ("save_dir", "resume", "overwrite")}
-    del given["task"]
-    given.pop("config", None)
-    if only_here["resume"] and named.config:
+        parser.error(explain_unknown(unknown, kind.task, tasks))
+    flags = vars(found)
+    names = names_of(kind, RunSettings)
+    if wrong := [name for name in from_file if name not in {*names, *NO_SETTINGS}]:
+        parser.error(f"--config: {kind.task} has no settings {', '.join(wrong)}")
+    if flags["resume"] and from_file:
         parser.error("--resume takes the settings from the run folder, not from --config")
-    known = {*names_of(kind, RunSettings), *NO_SETTINGS}
-    if wrong := [name for name in from_file if name not in known]:
-        parser.error(f"--config {named.config}: no settings of {task}: {', '.join(wrong)}")
-    given = {n: value for n, value in from_file.items() if n not in NO_SETTINGS} | given
+    given = {name: value for name, value in (from_file | flags).items() if name in names}
     try:
         settings, run = (
             made(**{name: given[name] for name in names_of(made) if name in given})
@@ -77,8 +62,25 @@ def parse(argv: list[str] | None, tasks: tuple[str, ...]) -> Call:
         settings.check_run(run)
     except SettingsError as error:
         parser.error(str(error))
-    only_here["save_dir"] = only_here["save_dir"] or f"runs/{kind.run_name()}"
-    return Call(settings, run, given, **only_here)
+    save_dir = flags["save_dir"] or f"runs/{kind.run_name()}"
+    return Call(settings, run, given, save_dir, flags["resume"], flags["overwrite"])
+
+
+def named_task(argv: list[str] | None, tasks: tuple[str, ...]) -> tuple[type[TaskSettings], dict]:
+    """The settings class of the task that is asked for, and what the file of --config holds."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=USAGE)
+    for flag in ("--task", "--config", "--dataset"):
+        parser.add_argument(flag)
+    named = parser.parse_known_args(argv)[0]
+    try:
+        from_file = read_settings_file(named.config) if named.config else {}
+    except SettingsError as error:
+        parser.error(str(error))
+    task = named.task or from_file.get("task")
+    if task not in tasks:
+        overview(tasks).parse_known_args(argv)
+        parser.error(f"--config {named.config}: task must be one of {', '.join(tasks)}")
+    return settings_class(task, named.dataset or from_file.get("dataset")), from_file
 
 
 def overview(tasks: tuple[str, ...]) -> argparse.ArgumentParser:
@@ -98,10 +100,10 @@ def overview(tasks: tuple[str, ...]) -> argparse.ArgumentParser:
     return parser
 
 
-def task_parser(task: str, kind: type[TaskSettings]) -> argparse.ArgumentParser:
+def task_parser(kind: type[TaskSettings]) -> argparse.ArgumentParser:
     """The parser of one task's flags; what is not given is not in the result."""
     parser = argparse.ArgumentParser(
-        usage=f"python train.py --task {task} [flags]",
+        usage=f"python train.py --task {kind.task} [flags]",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         description=kind.__doc__.splitlines()[0],
@@ -118,7 +120,7 @@ def task_parser(task: str, kind: type[TaskSettings]) -> argparse.ArgumentParser:
     ):
         group.add_argument(flag, action="store_true", default=False, help=text)
     add_flags(group, RunSettings)
-    add_flags(parser.add_argument_group(task), kind)
+    add_flags(parser.add_argument_group(kind.task), kind)
     return parser
 
 

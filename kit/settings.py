@@ -291,7 +291,7 @@ class PatchSettings(TaskSettings):
 def settings_class(task: str, dataset: str | None = None) -> type[TaskSettings]:
     """The settings class of a task; a data set may have one of its own (the toy's)."""
     kind = pkgutil.resolve_name(TASKS[task].settings)
-    return kind.by_dataset.get(dataset, kind)
+    return kind.by_dataset.get(str(dataset), kind)
 
 
 def names_of(*kinds: type[Settings]) -> list[str]:

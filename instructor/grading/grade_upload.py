@@ -167,7 +167,7 @@ def run_autograder(folder: Path, scratch: Path, hidden: Hidden, options: Options
 
 
 def read_log(path: Path) -> Log | None:
-    """Columns and rows of a log.csv; what is no finite number becomes None."""
+    """Columns and rows of a log.csv; what is not a finite number becomes None."""
     if not path.is_file():
         return None
     try:

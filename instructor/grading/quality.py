@@ -90,7 +90,7 @@ def read_codes(declaration: dict, data: bytes, count: int, task: str) -> tuple[n
     kinds, most = TASKS[task].code_kinds, TASKS[task].max_categories
     if kind not in kinds:
         raise QualityError(f"the code must be declared as {' or '.join(kinds)}")
-    if type(length) is not int or type(categories) is not int:  # True is no number of entries
+    if type(length) is not int or type(categories) is not int:  # True is an int, too
         raise QualityError("the code's size is not declared")
     if not 1 <= length <= MAX_LATENT_DIM:
         raise QualityError(f"a code has 1 to {MAX_LATENT_DIM} entries")

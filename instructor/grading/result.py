@@ -92,7 +92,7 @@ class Code:
 
     @property
     def score(self) -> float:
-        return round(sum(check.score for check in self.checks), 2)
+        return round(sum((check.score for check in self.checks), 0.0), 2)
 
     @property
     def max_score(self) -> float:
@@ -164,7 +164,7 @@ class Quality:
 
 @dataclass
 class Log:
-    """A training log: names written by a student, and one row per epoch; None for no number."""
+    """A training log: names by a student, a row per epoch, None where there is no number."""
 
     columns: list[str]
     rows: list[list[float | None]]

@@ -18,13 +18,9 @@ import zlib
 from functools import partial
 from pathlib import Path
 
-from kit.assignment import TASKS
+from kit.assignment import LIMITS, MIB
 
-MIB = 1 << 20
 CODE = "submission.py"
-LIMITS = {CODE: MIB}  # the files that count, with their largest size in bytes
-for _task in TASKS:
-    LIMITS |= {f"{_task}.pth": 64 * MIB, f"log_{_task}.csv": MIB}
 MAX_ARCHIVE, MAX_ENTRIES, MAX_NOTES = 256 * MIB, 10_000, 20
 MAX_RATIO = 200  # of a member over 1 MiB; weights hardly shrink, zeros a thousandfold
 MEMORY, CPU_SECONDS = 1 << 30, 120  # limits of `child`

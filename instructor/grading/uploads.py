@@ -19,13 +19,13 @@ from pathlib import Path
 
 from instructor.grading.unpacking import (
     MAX_ARCHIVE,
-    MIB,
     UploadError,
     opened,
     plain,
     require_empty,
     unpack,
 )
+from kit.assignment import MIB
 from kit.files import ROOT
 
 WALL_SECONDS = 600  # for unpacking
@@ -91,7 +91,7 @@ def unpack_limited(path: Path, target: Path) -> list[str]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of an upload, to tell whether it has changed; no upload makes it raise.
+    """SHA-256 of an upload, to tell whether it has changed; never raises.
 
     A zip file counts as a whole, a folder with what `unpack` copies and notes. Of anything else
     the reason why it cannot be used counts, and where a link points.

@@ -1,4 +1,4 @@
-"""Why the notes' patch autoencoder collapsed: its mistakes put right one at a time, measured.
+"""Show why the notes' patch autoencoder collapsed: its mistakes put right one at a time.
 
     python -m instructor collapse                    # about 15 minutes on one core
     python -m instructor collapse --only kmeans      # needs scikit-learn, which the kit does not
@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import SAMPLE_FILE, keep_freed_memory, read_npz, set_seed
-from model import draw, split_choices
+from kit.pictures import save_figure
+from model import sample_categorical, split_choices
 from submission import render
 
 H, K, R, SIZE = 14, 16, 7, 28
@@ -32,7 +33,7 @@ PICTURE = Path(__file__).with_name("pictures") / "collapse.png"
 class Recipe:
     """What is right already; all False is the notes' pseudo-code."""
 
-    one_uniform: bool = False  # one uniform number a row; else one a category
+    one_uniform: bool = False  # one uniform number per row; else one per category
     sum_of_squares: bool = False  # over the pixels; else their mean
     right_sign: bool = False  # residual x - o; else o - x
     component_out: bool = False  # of o while its place is scored; else it stays in
@@ -45,7 +46,7 @@ class Recipe:
 
 
 FIXES = (
-    ("one_uniform", "one uniform number a row"),
+    ("one_uniform", "one uniform number per row"),
     ("sum_of_squares", "sum of squares, not their mean"),
     ("right_sign", "residual x - o, not o - x"),
     ("component_out", "component h taken out before it is scored"),
@@ -64,8 +65,9 @@ def energies(residual: torch.Tensor, prototypes: torch.Tensor, recipe: Recipe) -
     return total if recipe.sum_of_squares else total / SIZE**2
 
 
-def draw_literally(p: torch.Tensor) -> torch.Tensor:
-    """As the notes draw: the first category whose own uniform number exceeds the cumulative sum."""
+def sample_literally(log_p: torch.Tensor) -> torch.Tensor:
+    """As the notes do: the first category whose own uniform number exceeds the cumulative sum."""
+    p = log_p.exp()
     above = torch.rand_like(p) > p.cumsum(dim=1)
     return above.int().argmax(dim=1, keepdim=True)  # none above: argmax gives the first
 
@@ -81,7 +83,9 @@ def sweep(x, choices, prototypes, beta: float, recipe: Recipe) -> torch.Tensor:
         seen = without if recipe.component_out else residual
         logits = -beta * energies(sign * seen, prototypes, recipe)
         log_p = logits.log_softmax(dim=1 if recipe.softmax_over_choices else 0)
-        one.copy_(draw(log_p) if recipe.one_uniform else draw_literally(log_p.exp()))
+        one.copy_(
+            sample_categorical(log_p) if recipe.one_uniform else sample_literally(log_p.exp())
+        )
         residual = without - render(one, prototypes)
     return choices
 
@@ -103,7 +107,7 @@ def first_prototypes(x: torch.Tensor, start: str) -> torch.Tensor:
 
 
 def train(x: torch.Tensor, recipe: Recipe, seed: int) -> dict:
-    """Learn prototypes; figures of the last epoch."""
+    """Learn prototypes; measures of the last epoch."""
     set_seed(seed)
     started = time.perf_counter()
     prototypes = first_prototypes(x, recipe.start).requires_grad_()
@@ -195,8 +199,8 @@ def recipes_table(seeds: int) -> None:
         results = [train(x, recipe, seed) for seed in range(seeds)]
         drawn[name] = results[0]
 
-        def over_seeds(figure, digits, results=results):
-            values = [result[figure] for result in results]
+        def over_seeds(measure, digits, results=results):
+            values = [result[measure] for result in results]
             low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
             return low if low == high else f"{low} - {high}"
 
@@ -230,13 +234,16 @@ def draw_picture(x: torch.Tensor, results: dict[str, dict]) -> None:
         right.imshow(
             torch.cat(list(results[name]["image"][:, 0]), dim=1), cmap="gray", vmin=0, vmax=1
         )
-    figure.savefig(PICTURE, dpi=90)
+    save_figure(figure, PICTURE, dpi=90)
 
 
 def sampler_table() -> None:
     """What the literal sampler draws where the probabilities are .1, .2, .3, .4."""
     p = torch.tensor([0.1, 0.2, 0.3, 0.4]).repeat(200_000, 1)
-    for name, draws in (("literal", draw_literally(p)), ("one uniform", draw(p.log()))):
+    for name, draws in (
+        ("literal", sample_literally(p)),
+        ("one uniform", sample_categorical(p.log())),
+    ):
         shares = torch.bincount(draws.flatten(), minlength=4) / len(p)
         print(f"{name}: " + " ".join(f"{share:.3f}" for share in shares))
 
@@ -333,11 +340,11 @@ def kmeans_table(seeds: int) -> None:
     row("scikit-learn, k-means++", lambda size, seed: sklearn(size, seed, "k-means++"))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=["sampler", "entropy", "recipes", "kmeans"])
     parser.add_argument("--seeds", type=int, default=3)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()
     tables = {
@@ -349,7 +356,3 @@ def main() -> None:
     for name, table in tables.items():
         if args.only in (None, name):
             table()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
-"""How noisy three gradients of part 5's proposal network are, at equal numbers of draws.
+"""Measure the noise of three gradients for part 5's proposal network, at equal numbers of draws.
 
     python train.py --task CGAE --sampler mis --epochs 3 --save_dir runs/mis
     python -m instructor noise runs/mis/last.pth
 
-Each is estimated many times for one batch with fixed weights: by S draws of q(h|x) an image for
+Each is estimated many times for one batch with fixed weights: by S draws of q(h|x) per image for
 REINFORCE (of the ELBO, without and with the mean of the other draws as baseline) and for importance
 weighting (the wake phase of reweighted wake-sleep, Bornschein & Bengio 2015), and for JSA by the
 states of an MIS chain, of S - 1 steps from a draw of q or of S steps from the checkpoint's cache.
@@ -15,14 +15,15 @@ import argparse
 import torch
 
 import inference
-from data_utils import DATA_DIR, keep_freed_memory, load_split, set_seed
-from model import JSATask
+from data_utils import keep_freed_memory, load_split, set_seed
+from kit.files import DATA_DIR
+from kit.tasks.jsa import JSATask
 
 KINDS = (
     "REINFORCE",
     "REINFORCE, baseline",
     "importance weights",
-    "JSA, from a draw",
+    "JSA, from a sample of q",
     "JSA, from the cache",
 )
 
@@ -34,7 +35,8 @@ def weights_of(task: JSATask, x: torch.Tensor, samples: int, kind: str, cached: 
     if kind == "importance weights":
         return h, log_w.softmax(dim=0)
     if kind.startswith("JSA"):
-        start, steps = (h[0], samples - 1) if kind == "JSA, from a draw" else (cached, samples)
+        from_q = kind == "JSA, from a sample of q"
+        start, steps = (h[0], samples - 1) if from_q else (cached, samples)
         task.sampler.sample(x, h_init=start, num_steps=steps)
         rows = torch.nn.functional.one_hot(task.sampler.rows, steps + 1)  # (T, B, T+1)
         return task.sampler.states, rows.float().mean(dim=0).T
@@ -62,13 +64,13 @@ def noise(task: JSATask, x, samples: int, kind: str, cached, repeats: int) -> fl
     return (variance.sum() / signal).sqrt().item()
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="of --task CGAE --sampler mis")
-    parser.add_argument("--samples", type=int, default=3, help="S, draws an image")
+    parser.add_argument("--samples", type=int, default=3, help="S, draws per image")
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=100)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()
     task, _ = inference.load_task(args.checkpoint, {}, torch.device("cpu"))
@@ -80,7 +82,3 @@ def main() -> None:
         set_seed(0)
         found = noise(task.jsa, x, args.samples, kind, cached, args.repeats)
         print(f"{kind}: {found:.1f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

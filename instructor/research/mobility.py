@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from data_utils import atomic_write
+from kit.pictures import save_figure
 
 
 def moved_shares(run: Path) -> list[float]:
@@ -26,11 +26,11 @@ def moved_shares(run: Path) -> list[float]:
     return shares[1:]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of JSA")
     parser.add_argument("--out", required=True, type=Path, help="the picture")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     longest = 2
@@ -50,9 +50,4 @@ def main() -> None:
     axis.minorticks_off()
     axis.set_xlabel("t, epochs with the cache")
     axis.legend(fontsize=8)
-    with atomic_write(args.out) as temporary:
-        figure.savefig(temporary, dpi=90)
-
-
-if __name__ == "__main__":
-    main()
+    save_figure(figure, args.out, dpi=90)

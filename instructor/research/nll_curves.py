@@ -12,14 +12,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from data_utils import atomic_write
+from kit.pictures import save_figure
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", required=True, type=Path, help="the picture")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     samples = set()
@@ -39,9 +39,4 @@ def main() -> None:
     axis.set_ylim(top=150)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    with atomic_write(args.out) as temporary:
-        figure.savefig(temporary, dpi=90)
-
-
-if __name__ == "__main__":
-    main()
+    save_figure(figure, args.out, dpi=90)

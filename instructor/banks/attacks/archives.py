@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kit.assignment import USUAL, tasks_of
+
 Builder = Callable[[Path, Path], Path]
 ARCHIVES: list[Builder] = []
 
@@ -118,7 +120,7 @@ def bomb(folder: Path, honest: Path) -> Path:
     code: usual
     quality: 0
     """
-    zeros = {f"{task}.pth": bytes(60 << 20) for task in ("VAEwolabel", "Genwithlabel", "JSA")}
+    zeros = {f"{task}.pth": bytes(60 << 20) for task in tasks_of(USUAL)}
     return zip_of(folder, files_of(honest) | zeros)
 
 

@@ -1,4 +1,4 @@
-"""Does training in two processes follow the curve of one? Runs both with several seeds.
+"""Compare the learning curves of one process and of two, over several seeds.
 
     python -m instructor curves --seeds 5
 
@@ -32,10 +32,10 @@ def curve(processes: int, seed: int) -> list[float]:
             return [float(row["val_loss"]) for row in csv.DictReader(file)]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     runs = np.array(
         [[curve(processes, seed) for seed in range(args.seeds)] for processes in (1, 2)]
     )  # (2, seeds, epochs)
@@ -48,7 +48,3 @@ def main() -> None:
     matches = np.abs(deviation).max() <= 4
     print("the curves match" if matches else "THE CURVES DIFFER")
     sys.exit(0 if matches else 1)
-
-
-if __name__ == "__main__":
-    main()

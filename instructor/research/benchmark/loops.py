@@ -12,21 +12,29 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import submission
-from data_utils import JsaDataset
-from model import DEFAULTS, JSATask, make_task
+from data_utils import SAMPLE_FILE, JsaDataset, read_npz
+from kit.settings import JSASettings
+from kit.tasks import make_task
+from kit.tasks.jsa import JSATask
 from trainer import Trainer
 
 HIDDEN, LATENT_DIM = [200, 200], 200  # 784-200-200-200 and its mirror image
 LEARNING_RATE = 1e-3
 
 
-def make(num_examples: int, **changes) -> tuple[JSATask, dict]:
-    """A JSA task on binary images with the same first weights each time, and its settings."""
-    settings = DEFAULTS["JSA"] | {"task": "JSA", "hidden": HIDDEN, "latent_dim": LATENT_DIM}
-    settings |= {"likelihood": "bernoulli", "sigma_start": 1.0}
-    settings |= {"lr_joint": LEARNING_RATE, "lr_proposal": LEARNING_RATE} | changes
+def binary_sample(batch_size: int) -> np.ndarray:
+    """The bundled sample's 5,000 digits, binarized; as many as make whole batches."""
+    images, _ = read_npz(SAMPLE_FILE)
+    images = images[: len(images) // batch_size * batch_size]
+    return np.where(images >= 128, np.uint8(255), np.uint8(0))
+
+
+def make(num_examples: int, **changes) -> JSATask:
+    """A JSA task on binary images, with the same first weights each time."""
+    usual = {"hidden": HIDDEN, "latent_dim": LATENT_DIM, "likelihood": "bernoulli"}
+    usual |= {"sigma_start": 1.0, "lr_joint": LEARNING_RATE, "lr_proposal": LEARNING_RATE}
     torch.manual_seed(0)
-    return make_task(submission, settings, num_examples), settings
+    return make_task(submission, JSASettings(**usual | changes), num_examples)
 
 
 class Loop:
@@ -39,19 +47,22 @@ class Loop:
         changes: other settings of the task, such as `chain_states`.
     """
 
-    fused = True  # one pass over all parameters an Adam step, instead of several a tensor
+    fused = True  # one pass over all parameters per Adam step, instead of several per tensor
 
     def __init__(
         self, images: np.ndarray, batch_size: int, num_mis_steps: int, cache: bool, **changes
     ):
-        self.task, self.settings = make(len(images), num_mis_steps=num_mis_steps, **changes)
+        # The learning rate stays what the loops without a schedule have, and of the Trainer only
+        # epoch 1 is run, again and again.
+        changes |= {"epochs": 10**6, "cache_start_epoch": 1 if cache else 2}
+        changes |= {"num_mis_steps": num_mis_steps, "batch_size": batch_size}
+        self.task = make(len(images), **changes)
         self.joint, self.proposal = self.task.joint, self.task.proposal
         self.sampler = self.task.sampler
         self.num_mis_steps, self.cache = num_mis_steps, cache
-        self.last_only = self.task.chain_states == "last"
+        self.last_only = self.task.settings.chain_states == "last"
         self.task.use_cache = cache
-        groups = self.task.param_groups()
-        self.optimizer = torch.optim.Adam(groups, lr=LEARNING_RATE, fused=self.fused)
+        self.optimizer = torch.optim.Adam(self.task.param_groups(), fused=self.fused)
         self.load(images, batch_size)
 
     def load(self, images: np.ndarray, batch_size: int) -> None:
@@ -86,12 +97,8 @@ class OurTrainer(Loop):
             dataset,
             dataset,
             save_dir="unused",
-            config=self.settings,
-            epochs=10**6,  # so that the learning rate stays what the other loops have
-            batch_size=batch_size,
-            draw=None,
+            config={},
         )
-        self.task.cache_start_epoch = 1 if self.cache else 2  # only epoch 1 is run, again and again
         self.progress = self.trainer.progress_bar()  # a run has one
 
     def epoch(self):
@@ -128,6 +135,11 @@ class Published(PlainLoader):
 
     fused = False
 
+    def load(self, images, batch_size):
+        super().load(images, batch_size)
+        self.rng = np.random.default_rng(0)
+        self.cached = self.sampler.cache.table
+
     def loss(self, x, index):
         steps, batch = self.num_mis_steps, len(x)
         x = x.flatten(1)  # (B, 784)
@@ -139,14 +151,14 @@ class Published(PlainLoader):
         if self.cache:
             fresh = states[::steps]
             cached = self.sampler.start_state(fresh, index)
-            new = (self.sampler.cache[index, 0] == self.sampler.not_visited).numpy()
+            new = (self.cached[index, 0] == self.sampler.cache.not_visited).numpy()
             log_q = self.beside(self.log_prob(self.proposal.net(x), cached), log_q)
             log_p = self.beside(self.log_joint(x, cached), log_p)
         log_w = (log_p - log_q).detach().cpu().numpy().reshape(batch, steps + 1)
         position = np.arange(log_w.size).reshape(batch, steps + 1)
         current, at, visited = log_w[:, 0], position[:, 0], []
         for t in range(1, steps + 1):
-            accept = np.log(np.random.uniform(size=batch)) < log_w[:, t] - current
+            accept = np.log(self.rng.uniform(size=batch)) < log_w[:, t] - current
             current = current * (1 - accept) + log_w[:, t] * accept
             at = at * (1 - accept) + position[:, t] * accept
             visited = np.append(visited, at)
@@ -154,14 +166,14 @@ class Published(PlainLoader):
             for i in range(batch):
                 row = int(at[i]) % (steps + 1)
                 if row > 0:
-                    self.sampler.cache[index[i]] = states[i * steps + row - 1].cpu()
+                    self.cached[index[i]] = states[i * steps + row - 1].cpu()
                 elif new[i]:
-                    self.sampler.cache[index[i]] = cached[i].cpu()
+                    self.cached[index[i]] = cached[i].cpu()
         visited = torch.LongTensor(visited[-batch:] if self.last_only else visited)
         return -torch.gather(log_q, 0, visited).mean() - torch.gather(log_p, 0, visited).mean()
 
     def beside(self, first: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """The figures of the cached states [B] before those of the proposals [B * T]."""
+        """The values of the cached states [B] before those of the proposals [B * T]."""
         return torch.cat([first.view(-1, 1), others.view(len(first), -1)], dim=1).view(-1)
 
     def log_prob(self, logits: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
@@ -221,7 +233,7 @@ class Ceiling(Loop):
             log_w = log_p.reshape(steps + 1, batch) - log_q
             rows = submission.mis_chain(log_w, torch.rand(steps, batch))
             if self.cache:
-                self.sampler.cache[index] = states[rows[-1], every].to(torch.uint8)
+                self.sampler.cache.put(index, states[rows[-1], every])
             if self.last_only:
                 rows = rows[-1:]
             weight = F.one_hot(rows, steps + 1).sum(dim=0).T / rows.numel()

@@ -9,7 +9,7 @@ import torch
 
 import submission
 from data_utils import SAMPLE_FILE, read_npz
-from model import draw
+from model import sample_categorical
 
 PATCHES, SIZE = 14, 28
 BETA = 30.0
@@ -34,7 +34,7 @@ def dense_sweep(x, choices, table, beta, generator) -> torch.Tensor:
     for h in range(choices.shape[1]):
         residual += table[choices[:, h]]
         squares = ((residual.unsqueeze(1) - table) ** 2).sum(dim=2)  # (B, K*S*S)
-        choices[:, h] = draw((-beta * squares).log_softmax(dim=1), generator)[:, 0]
+        choices[:, h] = sample_categorical((-beta * squares).log_softmax(dim=1), generator)[:, 0]
         residual -= table[choices[:, h]]
     return choices
 

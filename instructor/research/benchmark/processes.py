@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from data_utils import JsaDataset, keep_freed_memory
-from instructor.research.benchmark.__main__ import binary_sample
-from instructor.research.benchmark.loops import LEARNING_RATE, Untouched, make
-from trainer import Processes, Trainer
+from instructor.research.benchmark.loops import Untouched, binary_sample, make
+from kit.processes import Processes
+from trainer import Trainer
 
 BATCH, STEPS, EPOCHS = 128, 10, 3
 
@@ -21,18 +21,16 @@ def main() -> None:
     processes.start(torch.device("cpu"))
     images = binary_sample(BATCH)
     dataset = JsaDataset(images, np.zeros(len(images), np.uint8))
-    task, settings = make(len(images), num_mis_steps=STEPS, cache_start_epoch=1)
+    sizes = {"num_mis_steps": STEPS, "batch_size": BATCH, "epochs": 100}
+    task = make(len(images), cache_start_epoch=1, **sizes)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             task,
-            torch.optim.Adam(task.param_groups(), lr=LEARNING_RATE, fused=True),
+            torch.optim.Adam(task.param_groups(), fused=True),
             dataset,
             dataset,
             save_dir=folder,
-            config=settings,
-            epochs=100,
-            batch_size=BATCH,
-            draw=None,
+            config={},
             processes=processes,
         )
         speeds = []

@@ -1,6 +1,6 @@
 """The VAE of the Pixyz tutorial, 784-512-512-64 with Bernoulli pixels, in Pixyz and in the kit.
 
-Pixyz is no requirement of the kit; install it for this comparison only (see staff's README).
+Pixyz is no requirement of the kit; install it for this comparison only (see ../README.md).
 """
 
 import statistics
@@ -17,7 +17,8 @@ from torch import nn
 import submission
 from data_utils import JsaDataset, OwnExamples, load_split, make_loader
 from instructor.research.benchmark.loops import Untouched
-from model import DEFAULTS, make_task
+from kit.settings import VAESettings
+from kit.tasks import make_task
 from trainer import Trainer
 
 LATENT_DIM, HIDDEN, BATCH, LEARNING_RATE = 64, 512, 128, 1e-3
@@ -81,20 +82,23 @@ class InPixyz:
 
 class InTheKit:
     def __init__(self, train_set: JsaDataset):
-        settings = DEFAULTS["VAEwolabel"] | {"task": "VAEwolabel", "likelihood": "bernoulli"}
-        settings |= {"latent_dim": LATENT_DIM, "hidden": [HIDDEN, HIDDEN]}
+        settings = VAESettings(
+            latent_dim=LATENT_DIM,
+            hidden=[HIDDEN, HIDDEN],
+            likelihood="bernoulli",
+            lr=LEARNING_RATE,
+            batch_size=BATCH,
+            epochs=10**6,  # so that the learning rate stays what Pixyz has
+        )
         torch.manual_seed(0)
         self.task = make_task(submission, settings)
         self.trainer = Trainer(
             self.task,
-            torch.optim.Adam(self.task.param_groups(), lr=LEARNING_RATE, fused=True),
+            torch.optim.Adam(self.task.param_groups(), fused=True),
             train_set,
             train_set,
             save_dir="unused",
-            config=settings,
-            epochs=10**6,  # so that the learning rate stays what Pixyz has
-            batch_size=BATCH,
-            draw=None,
+            config={},
         )
 
     def epoch(self) -> None:

@@ -63,10 +63,10 @@ def test_a_short_secret_is_refused(secret, tmp_path):
 
 
 def test_any_text_is_a_secret():
-    draws = {
+    numbers = {
         secret_rng(text).integers(2**62) for text in ("pässwörd 🔑", "\udcff" * 8, "\ud800" * 8)
     }
-    assert len(draws) == 3
+    assert len(numbers) == 3
 
 
 def test_no_change_within_ranges_of_zero(sample):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from instructor.grading import uploads
-from instructor.grading.unpacking import LIMITS, UploadError, plain, unpack
+from instructor.grading.unpacking import UploadError, plain, unpack
 from instructor.grading.uploads import fingerprint, list_uploads
+from kit.assignment import LIMITS
 
 HONEST = {"submission.py": b"x = 1\n", "JSA.pth": b"weights", "log_JSA.csv": b"epoch\n"}
 LINK, PIPE = 0o120777 << 16, 0o010644 << 16  # as external attributes of a member

@@ -54,7 +54,11 @@ def test_an_error_inside_a_library_shows_the_student_s_line(with_source):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (DECODE, "return self.decoder(z).flatten(1)[:, :5]", ["forward must return images", "base.py, line"]),
+        (
+            DECODE,
+            "return self.decoder(z).flatten(1)[:, :5]",
+            ["forward must return", "base.py"],
+        ),
         ("return self.decode(z), mu, log_var", "return mu, log_var", ["unpack", "self.model(x"]),
         ("return (reconstruction + kl) / batch", "return 1.0", ["float", "trainer.py, line"]),
     ],

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from instructor.research.benchmark.__main__ import binary_sample
-from instructor.research.benchmark.loops import LOOPS
+from instructor.research.benchmark.loops import LOOPS, binary_sample
 
 SMALL = {"hidden": [30], "latent_dim": 12}
 

@@ -1,13 +1,13 @@
-"""Speed of JSA training beside other ways to write it, and of the VAE beside Pixyz.
+"""Measure the speed of JSA beside other ways to write it, and of the VAE beside Pixyz.
 
     python -m instructor benchmark                # JSA: the table, about 8 minutes
     python -m instructor benchmark --profile      # where the time of the Trainer goes
     python -m instructor benchmark --processes    # 1 and 2 processes under torchrun
     python -m instructor benchmark --memory       # the cache of a million examples
     python -m instructor benchmark --patches      # part 5: a Gibbs sweep beside the dense layout
-    python -m instructor benchmark --pixyz --data_dir FOLDER      # needs pixyz, see staff's README
+    python -m instructor benchmark --pixyz --data_dir FOLDER  # needs pixyz, see research/README.md
 
-All loops of a row run by turns in one process; figures are medians over the rounds, ratios medians
+All loops of a row run by turns in one process; values are medians over the rounds, ratios medians
 of the rounds' ratios. So another job on the machine disturbs all of them alike.
 """
 
@@ -19,19 +19,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import torch
 
-from data_utils import DATA_DIR, SAMPLE_FILE, keep_freed_memory, read_npz
+from data_utils import keep_freed_memory
 from instructor.research.benchmark import patches
-from instructor.research.benchmark.loops import LOOPS, OurTrainer, make
-
-
-def binary_sample(batch_size: int) -> np.ndarray:
-    """The bundled sample's 5,000 digits, binarized; as many as make whole batches."""
-    images, _ = read_npz(SAMPLE_FILE)
-    images = images[: len(images) // batch_size * batch_size]
-    return np.where(images >= 128, np.uint8(255), np.uint8(0))
+from instructor.research.benchmark.loops import LOOPS, OurTrainer, binary_sample, make
+from kit.files import DATA_DIR
 
 
 def measure(loops: dict, images: int, rounds: int) -> dict[str, list[float]]:
@@ -79,10 +72,9 @@ def profile() -> None:
 def memory() -> None:
     make(1)  # loads what any sampler needs
     before = peak_memory()
-    task, _ = make(1_000_000)
+    table = make(1_000_000).cache.table
     used = (peak_memory() - before) / 1e6
-    cache = task.sampler.cache
-    print(f"cache of {len(cache):,} x {cache.shape[1]} bits: {cache.nbytes / 1e6:.0f} MB;")
+    print(f"cache of {len(table):,} x {table.shape[1]} bits: {table.nbytes / 1e6:.0f} MB;")
     print(f"peak resident memory grew by {used:.0f} MB with it and its two models")
 
 
@@ -91,7 +83,7 @@ def peak_memory() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[50, 128, 512])
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 10], help="values of T")
@@ -104,7 +96,7 @@ def main() -> None:
     parser.add_argument("--patches", action="store_true")
     parser.add_argument("--pixyz", action="store_true")
     parser.add_argument("--data_dir", default=DATA_DIR, help="for --pixyz")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     if args.profile:
@@ -125,7 +117,3 @@ def main() -> None:
         compare(args.data_dir)
     else:
         table(args.batch_sizes, args.steps, args.rounds, args.chain_states)
-
-
-if __name__ == "__main__":
-    main()
