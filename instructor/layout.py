@@ -14,7 +14,7 @@ EXPECTED = ("tests/expected/*.npz",)
 IN_SANDBOX = (*PROVIDED, *AUTOGRADER, "instructor/__init__.py", "instructor/grading/__init__.py")
 IN_SANDBOX += ("instructor/grading/quality_child.py",)
 # All that `--isolated` needs of the staff's folder.
-ISOLATION = ("instructor/__init__.py", "instructor/layout.py", "instructor/isolation/*.py")
+ISOLATION = ("instructor/*.py", "instructor/isolation/*.py")
 ISOLATION += ("instructor/grading/__init__.py", "instructor/grading/pytest_sandbox.py")
 # All that a grade depends on; instructor/tests/grading compares it with what is imported.
 GRADER = (SOLVED, *PROVIDED, *AUTOGRADER, *EXPECTED, "instructor/*.py")

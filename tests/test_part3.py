@@ -70,7 +70,7 @@ def trained(attempt, request):
 def recognised(samples: np.ndarray) -> np.ndarray:
     """The digit that a small classifier sees in each image.
 
-    A network 784-64-10 with ReLU, trained on the bundled digits: `python -m instructor classifier`.
+    A network 784-64-10 with ReLU, trained by staff on the bundled digits.
     """
     with np.load(CLASSIFIER, allow_pickle=False) as weights:
         w1, b1, w2, b2 = (weights[name].astype(np.float64) for name in ("w1", "b1", "w2", "b2"))

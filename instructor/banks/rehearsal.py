@@ -8,7 +8,6 @@ scheduler with two worker processes started by hand. Both must leave the same gr
 byte. Ends with what an honest submission costs.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -30,6 +29,7 @@ from instructor.banks.mutants.mutant import (
     mutant_source,
     read_mutants,
 )
+from instructor.door import make_parser
 from instructor.grading.result import Result
 from instructor.handout.stubs import find_blocks, strip_solutions
 from kit.assignment import USUAL, tasks_of
@@ -159,7 +159,7 @@ def costs(folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--out", type=Path, required=True, help="an empty or new folder")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     args = parser.parse_args(argv)

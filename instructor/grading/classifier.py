@@ -6,20 +6,19 @@
 held out from training it is right 96 % of the time.
 """
 
-import argparse
-
 import numpy as np
 import torch
 from torch import nn
 
 from data_utils import SAMPLE_FILE, read_npz, set_seed, stratified_parts
+from instructor.door import make_parser
 from kit.files import write_arrays
 from model import mlp
 from tests.tools import CLASSIFIER
 
 
 def main(argv: list[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
+    make_parser(__name__, __doc__).parse_args(argv)
     set_seed(0)
     images, labels = read_npz(SAMPLE_FILE)
     x, y = torch.as_tensor(images).float() / 255, torch.as_tensor(labels).long()

@@ -22,6 +22,7 @@ from pathlib import Path
 from dask.distributed import Client, LocalCluster, as_completed
 from tqdm import tqdm
 
+from instructor.door import make_parser
 from instructor.grading.feedback import write_feedback
 from instructor.grading.grade_upload import Options, grade_upload, grader_version, version
 from instructor.grading.hidden import Hidden, load_hidden
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("uploads", type=Path, help="a folder with one zip or folder per student")
     parser.add_argument("--hidden", type=Path, required=True, help="the hidden split")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")

@@ -8,7 +8,6 @@ those of MNIST are public. The same secret and source make the same split again,
 versions of NumPy and SciPy.
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -22,6 +21,7 @@ from scipy import ndimage
 
 from data_utils import check_images, load_split, prepare
 from grade import mean_ssim
+from instructor.door import make_parser
 from kit.files import ROOT, DataError, atomic_write, fingerprint
 
 CENTRE = np.array([13.5, 13.5])
@@ -173,7 +173,7 @@ def warn(text: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--source", required=True, help="sample, download, or an IDX folder")
     parser.add_argument("--seed", required=True, help="a secret text, 8 characters or more")
     parser.add_argument("--limit", type=int, default=1000, help="at most so many (default: 1000)")

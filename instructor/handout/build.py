@@ -8,7 +8,6 @@ leaves build/handout/ and build/handout.zip, once the archive has passed the che
 Takes about 40 s on one core.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils import prepare
+from instructor.door import make_parser
 from instructor.handout.checks import (
     Files,
     HandoutError,
@@ -191,7 +191,7 @@ def build(out: Path, parts: tuple[str, ...] = USUAL, lang: str = "en") -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
     parser.add_argument(
         "--parts", type=read_parts, default=USUAL, help="with code, in it (default: 2,3,4)"

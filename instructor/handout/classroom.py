@@ -7,10 +7,10 @@ One command-grader for each TODO, with the points of the table in kit/assignment
 the file stands at its top.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from instructor.door import make_parser
 from instructor.handout.stubs import Block, find_blocks
 from instructor.layout import SOLVED
 from kit.assignment import PARTS, USUAL, read_parts
@@ -63,7 +63,7 @@ def names_of(todo: str, blocks: list[Block]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument(
         "--out",
         type=Path,

@@ -15,6 +15,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from instructor.door import make_parser
 from instructor.handout.build import collect, pack
 from instructor.handout.checks import Files, HandoutError
 from instructor.layout import ISOLATION, SOLVED, files
@@ -24,7 +25,7 @@ from kit.files import ROOT, atomic_write
 SCRIPTS = ("setup.sh", "run_autograder")  # their names are Gradescope's
 PLATFORMS = ROOT / "instructor" / "handout" / "platforms"
 # What the scripts call beside the sandbox: `python3 -m instructor sandbox`, pip.
-STAFF = (*ISOLATION, "instructor/__main__.py", "instructor/requirements.txt")
+STAFF = (*ISOLATION, "instructor/requirements.txt")
 
 
 def autograder(parts: tuple[str, ...], seed: int) -> Files:
@@ -54,12 +55,7 @@ def read_seed(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    description, details = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
     parser.add_argument(
         "--parts", type=read_parts, default=USUAL, help="of the handout (default: 2,3,4)"

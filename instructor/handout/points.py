@@ -5,12 +5,12 @@
 Each time it runs the tests of that part; about 3 minutes on one core.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from instructor.door import make_parser
 from instructor.handout.build import collect
 from instructor.handout.checks import HandoutError, run_tests, write_files
 from instructor.handout.stubs import Block, by_number, find_blocks, only_parts, strip_solutions
@@ -41,7 +41,7 @@ def points_one_by_one(
 
 
 def main(argv: list[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
+    make_parser(__name__, __doc__).parse_args(argv)
     names = [*(f"part {part}" for part in PARTS), "total"]
     print(f"{'filled so far':<48}" + "".join(f"{name:>8}" for name in names))
     before = 0.0

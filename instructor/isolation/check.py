@@ -4,7 +4,6 @@ python -m instructor sandbox             # in the sandbox
 python -m instructor sandbox --unsafe    # what is protected without it
 """
 
-import argparse
 import functools
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from instructor.door import make_parser
 from instructor.isolation.sandbox import Limits, SandboxError, kill_all, spawn
 
 # Runs inside: tries each thing and prints what it could do, as one line of JSON.
@@ -160,7 +160,7 @@ def require(unsafe: bool = False) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--unsafe", action="store_true", help="try what holds without it")
     try:
         done = attempts(parser.parse_args(argv).unsafe)

@@ -7,7 +7,6 @@ Prints the tables of collapse.md and draws pictures/collapse.png. The first row 
 notes' pseudo-code as it was written; each switch of `Recipe` is one correction.
 """
 
-import argparse
 import math
 import time
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import SAMPLE_FILE, keep_freed_memory, read_npz, set_seed
+from instructor.door import make_parser
 from kit.pictures import save_figure
 from model import sample_categorical, split_choices
 from submission import render
@@ -341,7 +341,7 @@ def kmeans_table(seeds: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--only", choices=["sampler", "entropy", "recipes", "kmeans"])
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args(argv)

@@ -10,12 +10,11 @@ states of an MIS chain, of S - 1 steps from a draw of q or of S steps from the c
 Noise is the root of the summed variances of all entries, in units of the length of the mean.
 """
 
-import argparse
-
 import torch
 
 import inference
 from data_utils import keep_freed_memory, load_split, set_seed
+from instructor.door import make_parser
 from kit.files import DATA_DIR
 from kit.tasks.jsa import JSATask
 
@@ -65,7 +64,7 @@ def noise(task: JSATask, x, samples: int, kind: str, cached, repeats: int) -> fl
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("checkpoint", help="of --task CGAE --sampler mis")
     parser.add_argument("--samples", type=int, default=3, help="S, draws per image")
     parser.add_argument("--images", type=int, default=50)

@@ -6,13 +6,13 @@ Each RUN is a run folder of JSA. The dashed line is 1/t: the share of chains tha
 t-th epoch if a move were a new record among t equally distributed weights.
 """
 
-import argparse
 import csv
 import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from instructor.door import make_parser
 from kit.pictures import save_figure
 
 
@@ -27,7 +27,7 @@ def moved_shares(run: Path) -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of JSA")
     parser.add_argument("--out", required=True, type=Path, help="the picture")
     args = parser.parse_args(argv)

@@ -5,18 +5,18 @@
 Each RUN is a run folder that was trained with --val_metric nll; its name is the curve's label.
 """
 
-import argparse
 import csv
 import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from instructor.door import make_parser
 from kit.pictures import save_figure
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", required=True, type=Path, help="the picture")
     args = parser.parse_args(argv)

@@ -8,7 +8,6 @@ One line per attack: whether the grader stood it, its points and its seconds. Af
 honest upload is graded, which must get exactly its usual grade.
 """
 
-import argparse
 import functools
 import os
 import sys
@@ -20,10 +19,11 @@ from pathlib import Path
 
 from instructor.banks.attacks.attack import read_attacks
 from instructor.banks.attacks.bank import SAMPLE, prepare, run_by_name
+from instructor.door import make_parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these alone")
     parser.add_argument("--sample", action="store_true", help="the part that CI runs")
     parser.add_argument("--jobs", type=int, default=2, help="attacks at a time (default: 2)")

@@ -7,15 +7,15 @@
 One line per submission, and how many were judged rightly.
 """
 
-import argparse
 import sys
 import time
 
 from instructor.banks.mutants.bank import SAMPLE, candidates, grade_all
+from instructor.door import make_parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these alone")
     parser.add_argument("--sample", action="store_true", help="the part that CI runs")
     parser.add_argument("--every-test", action="store_true", help="leave no test out for anyone")

@@ -11,7 +11,6 @@ All loops of a row run by turns in one process; values are medians over the roun
 of the rounds' ratios. So another job on the machine disturbs all of them alike.
 """
 
-import argparse
 import itertools
 import resource
 import statistics
@@ -22,6 +21,7 @@ import time
 import torch
 
 from data_utils import keep_freed_memory
+from instructor.door import make_parser
 from instructor.research.benchmark import patches
 from instructor.research.benchmark.loops import LOOPS, OurTrainer, binary_sample, make
 from kit.files import DATA_DIR
@@ -84,7 +84,7 @@ def peak_memory() -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[50, 128, 512])
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 10], help="values of T")
     parser.add_argument("--rounds", type=int, default=5)

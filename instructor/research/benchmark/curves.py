@@ -7,7 +7,6 @@ differ; so for each epoch the difference of the two means over the seeds is set 
 standard error. Beyond 4 standard errors in any epoch the curves do not match.
 """
 
-import argparse
 import csv
 import os
 import subprocess
@@ -16,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from instructor.door import make_parser
 
 EPOCHS = 12
 RUN = f"train.py --task JSA --hidden 200 --epochs {EPOCHS} --cache_start_epoch 7 --save_dir".split()
@@ -33,7 +34,7 @@ def curve(processes: int, seed: int) -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args(argv)
     runs = np.array(

@@ -1,0 +1,65 @@
+"""The commands for staff, and what their help pages have in common."""
+
+import argparse
+import ast
+import importlib
+import sys
+
+from kit.files import ROOT
+
+# In the order in which a course needs them.
+COMMANDS = {
+    "handout": "instructor.handout.build",
+    "hidden": "instructor.grading.hidden",
+    "sandbox": "instructor.isolation.check",
+    "points": "instructor.handout.points",
+    "gradescope": "instructor.handout.gradescope",
+    "classroom": "instructor.handout.classroom",
+    "grade": "instructor.grading.grade_class",
+    "mutants": "instructor.banks.mutants.command",
+    "attacks": "instructor.banks.attacks.command",
+    "rehearsal": "instructor.banks.rehearsal",
+    "classifier": "instructor.grading.classifier",
+    "benchmark": "instructor.research.benchmark.command",
+    "curves": "instructor.research.benchmark.curves",
+    "nll": "instructor.research.nll_curves",
+    "mobility": "instructor.research.mobility",
+    "noise": "instructor.research.gradient_noise",
+    "collapse": "instructor.research.collapse",
+}
+
+
+def main(argv: list[str]) -> None:
+    """List the commands, or run the one that `argv` names."""
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print("usage: python -m instructor COMMAND [--help]\n\ncommands, as a course needs them:")
+        for command, module in COMMANDS.items():
+            print(f"  {command:<12}{summary(module)}")
+    elif name in COMMANDS:
+        importlib.import_module(COMMANDS[name]).main(argv[1:])
+    else:
+        sys.exit(f"error: there is no command {name!r}; choose from {', '.join(COMMANDS)}")
+
+
+def summary(module: str) -> str:
+    """The first line of a module's docstring, without importing it."""
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+
+
+def make_parser(module: str, document: str) -> argparse.ArgumentParser:
+    """The parser of a command; its help begins and ends with the module's docstring.
+
+    Args:
+        module: the command's `__name__`.
+        document: its `__doc__`.
+    """
+    (name,) = (name for name, path in COMMANDS.items() if path == module)
+    first, _, rest = document.partition("\n")
+    return argparse.ArgumentParser(
+        prog=f"python -m instructor {name}",
+        description=first,
+        epilog=rest.strip("\n"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
