@@ -170,18 +170,24 @@ def numbers_of(states, num_choices: int) -> np.ndarray:
     return np.where(valid, states[:, 0] * num_choices + states[:, 1], -1)
 
 
-def sweeps_needed(posterior: np.ndarray) -> int:
-    """Sweeps after which a chain from state (0, 0) is at most 0.2 of 20,000 samples off."""
+MAX_SWEEPS = 100  # about one random model in ten needs more, a few need thousands
+
+
+def sweeps_needed(posterior: np.ndarray) -> int | None:
+    """Sweeps after which a chain from state (0, 0) is at most 0.2 of 20,000 samples off.
+
+    None: more than MAX_SWEEPS.
+    """
     second = posterior / posterior.sum(axis=1, keepdims=True)  # p(h_2 | h_1)
     first = posterior / posterior.sum(axis=0, keepdims=True)  # p(h_1 | h_2)
     at = np.zeros_like(posterior)
     at[0, 0] = 1
-    for number in range(1, 1000):
+    for number in range(1, MAX_SWEEPS + 1):
         at = first * at.sum(axis=0)  # sample h_1 given the h_2 of before
         at = second * at.sum(axis=1, keepdims=True)
         if np.abs(at - posterior).max() * CHAINS < 0.2:
             return number
-    raise ValueError("this model mixes too slowly for a test")
+    return None
 
 
 @pytest.mark.points(2, part="5.3")
@@ -200,10 +206,13 @@ def test_gibbs_sweep_keeps_the_posterior(probe, rng):
 
 @pytest.mark.points(2, part="5.3")
 def test_gibbs_sweep_converges(probe, rng):
-    inputs, x, posterior = tiny(rng, k=1)
+    needed = None
+    while needed is None:  # draw models until one mixes fast enough for a test
+        inputs, x, posterior = tiny(rng, k=1)
+        needed = sweeps_needed(posterior)
     start = np.zeros((CHAINS, PATCHES), dtype=np.int64)
     # Twice as many as from the first component on: any order of the components is right.
-    sweeps = 2 * sweeps_needed(posterior)
+    sweeps = 2 * needed
     images = np.repeat(x, CHAINS, axis=0)
     inputs |= {"x": images, "choices": start, "num_sweeps": sweeps, "seed": 4}
     found = probe("gibbs_sweep", **inputs)["state"]

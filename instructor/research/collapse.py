@@ -83,9 +83,8 @@ def sweep(x, choices, prototypes, beta: float, recipe: Recipe) -> torch.Tensor:
         seen = without if recipe.component_out else residual
         logits = -beta * energies(sign * seen, prototypes, recipe)
         log_p = logits.log_softmax(dim=1 if recipe.softmax_over_choices else 0)
-        one.copy_(
-            sample_categorical(log_p) if recipe.one_uniform else sample_literally(log_p.exp())
-        )
+        sample = sample_categorical if recipe.one_uniform else sample_literally
+        one.copy_(sample(log_p))
         residual = without - render(one, prototypes)
     return choices
 
@@ -240,11 +239,8 @@ def draw_picture(x: torch.Tensor, results: dict[str, dict]) -> None:
 def sampler_table() -> None:
     """What the literal sampler draws where the probabilities are .1, .2, .3, .4."""
     p = torch.tensor([0.1, 0.2, 0.3, 0.4]).repeat(200_000, 1)
-    for name, draws in (
-        ("literal", sample_literally(p)),
-        ("one uniform", sample_categorical(p.log())),
-    ):
-        shares = torch.bincount(draws.flatten(), minlength=4) / len(p)
+    for name, sample in (("literal", sample_literally), ("one uniform", sample_categorical)):
+        shares = torch.bincount(sample(p.log()).flatten(), minlength=4) / len(p)
         print(f"{name}: " + " ".join(f"{share:.3f}" for share in shares))
 
 
