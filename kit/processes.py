@@ -9,6 +9,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+# The default arguments of its functions keep the process group that exists when it is imported. The
+# optimiser imports it at the latest; were that after `start`, the group would outlive `end`, and
+# its threads would now and then abort the process when Python ends.
+import torch.distributed.nn
+
 
 class TrainingError(Exception):
     """Training cannot go on; the message says why and what to do."""

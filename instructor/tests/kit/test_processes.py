@@ -18,6 +18,7 @@ from trainer import read_checkpoint
 
 EPOCHS, BATCHES = 4, 3  # 60 examples in batches of 20, ten of them in each process
 COLLECTIVES = """
+import pathlib
 import torch
 from kit.processes import Processes
 from trainer import Totals
@@ -42,7 +43,10 @@ totals = Totals()
 totals.add({"loss": torch.tensor(1.0 + rank), "ess": torch.tensor(4.0)}, 10 + 20 * rank)
 totals.add({"loss": torch.tensor(3.0)}, 20)  # and no ess in this batch
 assert totals.means(processes) == {"loss": (10 + 60 + 60 + 60) / 80, "ess": 4.0}
+torch.optim.Adam(model.parameters())  # imports much, and nothing of it may keep the group alive
 processes.end()
+threads = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+assert not any("gloo" in name for name in threads), threads
 """
 
 
