@@ -47,4 +47,4 @@ class MISampler(BaseSampler):
         return h
 
     def update_cache(self, idx, h):
-        self.cache.table[idx] = h.type_as(self.cache.table)
+        self.cache.put(idx, h)
