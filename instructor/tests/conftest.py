@@ -12,9 +12,8 @@ import torch
 import data_utils
 
 # Small tensors are faster on one thread, and much faster where the cores are shared. The processes
-# that tests start get the same, since equal weights need equal numbers of threads.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
+# that tests start get the same number, since equal weights need equal numbers of threads.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)
