@@ -241,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     run_dir = Path(args.run_dir)
     found = [task for task in TASKS if (run_dir / task).is_dir()]
     if not found:
-        sys.exit(f"error: no run folder under {run_dir}/ ({', '.join(TASKS)}); train first.")
+        sys.exit(f"error: no run folder of a task under {run_dir}/; train first.")
     results = {
         task: grade_folder(task, run_dir / task, Path(args.data_dir), args.split) for task in found
     }

@@ -129,13 +129,13 @@ def add_flags(group, kind: type[Settings]) -> None:
     for line in fields(kind):
         value_type, many, _ = kind_of(line)
         default = line.default if line.default_factory is MISSING else line.default_factory()
-        shown = f" (default: {default})" if default is not None else ""
+        shown = line.metadata["unset"] if default is None else default
         group.add_argument(
             f"--{line.name}",
             type=value_type,
             choices=line.metadata["choices"],
             nargs="*" if many else None,
-            help=line.metadata["text"].replace("%", "%%") + shown,
+            help=f"{line.metadata['text']} (default: {shown})".replace("%", "%%"),
             metavar=None if line.metadata["choices"] else line.name.upper(),
         )
 

@@ -30,13 +30,11 @@ NO_SETTINGS = {"task", "train_sha256"}  # stand in config.json beside the settin
 METRIC_TEXT = """best.pth has the smallest: reconstruction error, loss, or -log p(x) by importance
 sampling, on the validation split"""
 BINARIZE_TEXT = "pixels to 0/1: at half intensity, or drawn anew at each visit"
-HIDDEN_TEXT = """an MLP with these hidden widths, seen from x; no number after it: a linear map;
-without the flag: convolutions"""
+HIDDEN_TEXT = "an MLP with these hidden widths, seen from x; no number after it: a linear map"
 DATASET_TEXT = "gaussian2d: a toy in the plane where likelihood and posterior are exact"
 SIGMA_TEXT = """standard deviation of the Gaussian likelihood in the last epochs; smaller: sharper
 reconstructions, chains that move less"""
-CACHE_TEXT = """first epoch in which chains start from the cached states; before, from draws of q
-(default: the last third of the epochs has the cache)"""
+CACHE_TEXT = "first epoch in which chains start from the cached states; before, from draws of q"
 STATES_TEXT = "train on the chain's last state, or on the average over all its states"
 CODE_TEXT = """how an image is encoded: the mode of q(h|x); the best by log p(x, h) of the mode and
 --code_draws draws; or one of these draws, in proportion to its importance weight"""
@@ -46,9 +44,16 @@ class SettingsError(ValueError):
     """A setting has a value that it cannot have; the message names it."""
 
 
-def setting(default, text: str, choices=None, positive: bool = True):
-    """One setting; `positive`: a number must be greater than 0. None: decided elsewhere."""
-    metadata = {"text": text, "choices": choices, "positive": positive}
+def setting(default, text: str, choices=None, positive: bool = True, unset: str = ""):
+    """One setting.
+
+    Args:
+        text: of --help.
+        choices: the values it may have; None: any.
+        positive: a number must be greater than 0.
+        unset: what the default None means, for --help.
+    """
+    metadata = {"text": text, "choices": choices, "positive": positive, "unset": unset}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -175,7 +180,7 @@ class VAESettings(GenSettings):
     task = "VAEwolabel"
     task_class = "kit.tasks.vae:VAETask"
 
-    hidden: list[int] | None = setting(None, HIDDEN_TEXT)
+    hidden: list[int] | None = setting(None, HIDDEN_TEXT, unset="convolutions")
 
 
 @defaults(latent_dim=200, epochs=45)
@@ -189,14 +194,14 @@ class JSASettings(TaskSettings):
     latent: str = setting("bernoulli", "kind of latent variables", LATENTS)
     num_categories: int = setting(10, "values of one categorical variable")
     likelihood: str = setting("gaussian", "family of p(x|h)", LIKELIHOODS)
-    hidden: list[int] | None = setting(None, HIDDEN_TEXT)
+    hidden: list[int] | None = setting(None, HIDDEN_TEXT, unset="convolutions")
     activation: str = setting("leaky_relu", "between the layers", tuple(ACTIVATIONS))
     lr_joint: float = setting(3e-3, "peak learning rate for p(x, h)")
     lr_proposal: float = setting(3e-3, "peak learning rate for q(h|x)")
     sigma: float = setting(0.25, SIGMA_TEXT)
     sigma_start: float = setting(0.5, "... in the first epoch; larger: chains move more at first")
     num_mis_steps: int = setting(10, "proposals per batch and example")
-    cache_start_epoch: int | None = setting(None, CACHE_TEXT)
+    cache_start_epoch: int | None = setting(None, CACHE_TEXT, unset="the last third")
     chain_states: str = setting("last", STATES_TEXT, CHAIN_STATES)
     code: str = setting("best", CODE_TEXT, CODES)
     code_draws: int = setting(20, "draws for --code")

@@ -233,9 +233,15 @@ class Scores:
         temporary.write_text(json.dumps(results, indent=1))
         temporary.replace(self.path)
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter):
-        if not self.rows:
-            return
+        """The points stand at the end, behind pytest's list of failures."""
+        result = yield
+        if self.rows:
+            self.write_points(terminalreporter)
+        return result
+
+    def write_points(self, terminalreporter) -> None:
         totals = defaultdict(lambda: [0.0, 0.0])
         for row in self.rows.values():
             for key in {row["number"], row["number"][0], "all"}:

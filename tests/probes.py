@@ -135,6 +135,15 @@ def _network(submission, task, latent_dim, seed):
     return network(latent_dim=latent_dim)
 
 
+def _forward(network, x, labels):
+    """What `forward` returns, which must be three tensors."""
+    found = network(x, labels)
+    if not (isinstance(found, tuple | list) and len(found) == 3):
+        kind = f"{len(found)}" if isinstance(found, tuple | list) else type(found).__name__
+        raise TypeError(f"forward must return recon_x, mu and log_var, three tensors, not {kind}")
+    return found
+
+
 def probe_forward(submission, task, latent_dim, x, labels, seed):
     """`forward(x, labels)` of a freshly made network: twice in eval mode, once in train mode.
 
@@ -146,7 +155,7 @@ def probe_forward(submission, task, latent_dim, x, labels, seed):
         if len(x) == 1 and mode:
             continue
         network.train(mode)
-        found = zip(("recon_x", "mu", "log_var"), network(x, labels), strict=True)
+        found = zip(("recon_x", "mu", "log_var"), _forward(network, x, labels), strict=True)
         outputs |= {f"{name}{suffix}": value for name, value in found}
     return outputs | {"reseeds": _reseeds(lambda: network(x, labels))}
 
@@ -164,7 +173,7 @@ def probe_gradients(submission, task, latent_dim, x, labels, seed):
     Seen at the parameters, because the mu returned need not be the tensor that z was made from.
     """
     network = _network(submission, task, latent_dim, seed).train()
-    recon_x, mu, log_var = network(x, labels)
+    recon_x, mu, log_var = _forward(network, x, labels)
     parameters = list(network.parameters())
 
     def gradient(value):
@@ -198,7 +207,7 @@ def _train(network, x, labels, steps, seed, var, lr, batch_size=32):
         if hasattr(network, "loss"):
             loss = network.loss(x[batch], labels[batch])
         else:
-            recon_x, mu, log_var = network(x[batch], labels[batch])
+            recon_x, mu, log_var = _forward(network, x[batch], labels[batch])
             q = Normal(mu, torch.exp(log_var) ** 0.5)
             error = (recon_x.reshape(batch_size, -1) - x[batch].reshape(batch_size, -1)) ** 2
             kl = kl_divergence(q, Normal(0.0, 1.0))
@@ -219,9 +228,9 @@ def probe_train_vae(submission, latent_dim, x, labels, steps, num_images, num_sa
         before = network.eval()(x, labels)[0]
     _train(network, x, labels, steps, seed, var=0.1, lr=4e-3)
     with torch.no_grad():
-        after = network(x, labels)[0]
+        after = _forward(network, x, labels)[0]
         many, zeros = (t[:num_images].repeat_interleave(num_samples, dim=0) for t in (x, labels))
-        samples, mu, log_var = network(many, zeros)
+        samples, mu, log_var = _forward(network, many, zeros)
         z = Normal(mu, torch.exp(log_var) ** 0.5).sample()
         own_samples = network.decode(z, zeros)
     return {"before": before, "after": after, "samples": samples, "own_samples": own_samples}
@@ -238,7 +247,7 @@ def probe_train_gen(submission, latent_dim, x, labels, steps, asked, seed):
         samples = task.generate(asked)
         torch.manual_seed(seed)
         others = task.generate((asked + 1) % 10)
-        recon_x, mu, _ = network(x[:200], labels[:200])
+        recon_x, mu, _ = _forward(network, x[:200], labels[:200])
         from_mu = network.decode(mu, labels[:200])
     return {"samples": samples, "others": others, "recon_x": recon_x, "from_mu": from_mu}
 

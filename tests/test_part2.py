@@ -153,6 +153,7 @@ def check_loss(probe, reference, inputs, **settings):
     mistakes = {
         "the sum over the batch instead of its mean": batch * whole,
         "the mean over the pixels instead of their sum": at_prior / 784 + kl,
+        "the mean over the pixels, and the batch divided by twice": at_prior / 784 / batch + kl,
         "the mean over all entries of z in the KL term": at_prior + kl / inputs["mu"].shape[1],
         "the 1/2 of the reconstruction term missing": 2 * at_prior + kl,
         "the 1/2 of the KL term missing": at_prior + 2 * kl,

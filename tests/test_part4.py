@@ -124,6 +124,9 @@ def test_likelihood(probe, reference, rng, latent, likelihood):
             "the Gaussian's constant missing": squares,
             "the 1/2 of the Gaussian missing": constant + 2 * squares,
             "sigma used as variance": -pixels / 2 * np.log(2 * np.pi * sigma) + squares * sigma,
+            "sigma^2 used as standard deviation": constant
+            - pixels * np.log(sigma)
+            + squares / sigma**2,
         }
     check_close(found, expected, "log p(x|h)", mistakes)
     saturated = network_model(rng, latent, likelihood)

@@ -80,14 +80,12 @@ class Code:
 
     @property
     def by_part(self) -> dict[str, Points]:
-        """The points of each part's checks."""
-        sums = {part: Points(0.0, 0.0) for part in self.parts}
+        """The points of each part, out of those of the table: also where nothing was checked."""
+        sums = dict.fromkeys(self.parts, 0.0)
         for check in self.checks:
-            sums[check.number[0]].score += check.score
-            sums[check.number[0]].max_score += check.max_score
+            sums[check.number[0]] += check.score
         return {
-            part: Points(round(points.score, 2), round(points.max_score, 2))
-            for part, points in sums.items()
+            part: Points(round(score, 2), PARTS[part].code_points) for part, score in sums.items()
         }
 
     @property

@@ -10,13 +10,17 @@ states of an MIS chain, of S - 1 steps from a draw of q or of S steps from the c
 Noise is the root of the summed variances of all entries, in units of the length of the mean.
 """
 
+import sys
+
 import torch
 
 import inference
 from data_utils import keep_freed_memory, load_split, set_seed
 from instructor.door import make_parser
 from kit.files import DATA_DIR
+from kit.processes import TrainingError
 from kit.tasks.jsa import JSATask
+from kit.tasks.patches import AmortisedPatchTask
 
 KINDS = (
     "REINFORCE",
@@ -72,7 +76,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()
-    task, _ = inference.load_task(args.checkpoint, {}, torch.device("cpu"))
+    try:
+        task, _ = inference.load_task(args.checkpoint, {"task": "CGAE"}, torch.device("cpu"))
+    except (TrainingError, inference.InferenceError) as error:
+        sys.exit(f"error: {error}")
+    if not isinstance(task, AmortisedPatchTask):
+        sys.exit(f"error: {args.checkpoint} was trained without --sampler mis")
     images, _ = load_split(DATA_DIR, "train")
     x = torch.as_tensor(images[: args.images]).float().div(255).unsqueeze(1)
     cache = inference.read_checkpoint(args.checkpoint)["sampler_state_dict"]["cache"]

@@ -6,24 +6,13 @@ Each RUN is a run folder of JSA. The dashed line is 1/t: the share of chains tha
 t-th epoch if a move were a new record among t equally distributed weights.
 """
 
-import csv
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from instructor.door import make_parser
+from instructor.research.runs import read_run
 from kit.pictures import save_figure
-
-
-def moved_shares(run: Path) -> list[float]:
-    """The column `moved` of a run's log, from the second epoch with the cache on.
-
-    In the first epoch every state is new, so that one says nothing.
-    """
-    with (run / "log.csv").open() as file:
-        shares = [float(row["moved"]) for row in csv.DictReader(file) if row.get("moved")]
-    return shares[1:]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,8 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     axis = figure.subplots()
     longest = 2
     for run in args.runs:
-        shares = moved_shares(run)
-        config = json.loads((run / "config.json").read_text())
+        config, points = read_run(run, "moved")
+        # In the first epoch with the cache every state is new, so that one says nothing.
+        shares = [share for _, share in points[1:]]
         label = f"sigma {config['sigma']:g}, cache from epoch {config['cache_start_epoch']}"
         axis.plot(range(2, len(shares) + 2), shares, label=label)
         longest = max(longest, len(shares) + 1)

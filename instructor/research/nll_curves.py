@@ -5,13 +5,12 @@
 Each RUN is a run folder that was trained with --val_metric nll; its name is the curve's label.
 """
 
-import csv
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from instructor.door import make_parser
+from instructor.research.runs import read_run
 from kit.pictures import save_figure
 
 
@@ -24,13 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     axis = figure.subplots()
     samples = set()
     for run in args.runs:
-        with (run / "log.csv").open() as file:
-            rows = [row for row in csv.DictReader(file) if row["val_nll"]]
-        config = json.loads((run / "config.json").read_text())
+        config, points = read_run(run, "val_nll")
         samples.add(config["nll_samples"])
-        epochs = [int(row["epoch"]) for row in rows]
-        nll = [float(row["val_nll"]) for row in rows]
-        (line,) = axis.plot(epochs, nll, label=run.name)
+        (line,) = axis.plot(*zip(*points, strict=True), label=run.name)
         if "cache_start_epoch" in config:
             axis.axvline(config["cache_start_epoch"], color=line.get_color(), linestyle=":")
     axis.plot([], [], ":", color="grey", label="the cache starts")

@@ -27,7 +27,7 @@ def test_points_add_up():
     code = Code(list(USUAL), checks)
     assert code.score == 3.5 and code.max_score == 90
     found = {part: (points.score, points.max_score) for part, points in code.by_part.items()}
-    assert found == {"2": (1.5, 3.0), "3": (0.0, 0.0), "4": (2.0, 4.0)}
+    assert found == {"2": (1.5, 30.0), "3": (0.0, 20.0), "4": (2.0, 40.0)}
     assert max_total(USUAL) == 160 and max_total(("2",)) == 40
     row = make_row("ada", "ada-1")
     assert row.total == round(80 + sum(quality.points for quality in row.quality.values()), 2)
