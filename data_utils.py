@@ -202,11 +202,11 @@ def stratified_parts(labels: np.ndarray, weights: list[int], seed: int) -> list[
 
     Args:
         labels: integer labels [N].
-        weights: one positive integer a part, for instance [5, 1, 1].
+        weights: one positive integer per part, for instance [5, 1, 1].
         seed: seeds the permutation.
 
     Returns:
-        One array of example indices a part, in random order.
+        One array of example indices per part, in random order.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     # Going through the classes one after the other, deal the examples out like cards: each part
@@ -441,6 +441,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", default=DATA_DIR, help="where the split files go")
     parser.add_argument("--seed", type=int, default=0, help="seeds the permutation before the cut")
     args = parser.parse_args(argv)
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed}: give 0 or more")
     try:
         manifest = prepare(args.source, args.data_dir, args.seed)
     except (DataError, OSError) as error:

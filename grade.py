@@ -85,7 +85,7 @@ def bits_per_image(code_length: int, kind: str, num_categories: int = 0) -> floa
 def raw_score(task: str, mse: float, ssim: float, fid: float, bonus: float) -> float:
     """The lab's formula before the cap at 10; rankings use it."""
     reconstruction = 10 * ssim + 100 * max(0.1 - mse, 0)
-    if task == "VAEwolabel":
+    if not TASKS[task].samples_count:
         return reconstruction / 2 * bonus
     return (reconstruction + max(10 - fid, 0)) * bonus
 
@@ -151,7 +151,7 @@ def evaluate(
         raise GradeError(f"there must be {SAMPLES_PER_CLASS} samples of each class")
     mse = mean_squared_error(images, reconstructions)
     ssim = mean_ssim(images, reconstructions)
-    if task == "Genwithlabel":
+    if TASKS[task].labelled:
         fid = class_fid(images, labels, samples, sample_labels)
     else:
         fid = simplified_fid(images, samples)
@@ -238,18 +238,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", help="insist on NAME.npz (default: what inference ran on)")
     parser.add_argument("--out", default="grade_result.json", help="where the result goes")
     args = parser.parse_args(argv)
-    run_dir = Path(args.run_dir)
+    try:
+        results = grade_runs(Path(args.run_dir), Path(args.data_dir), args.split)
+        print(format_table(results))
+        write_json(args.out, results)
+    except (GradeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def grade_runs(run_dir: Path, data_dir: Path, split: str | None) -> dict[str, dict]:
+    """`grade_folder` of every task in `run_dir`; GradeError where there is none."""
     found = [task for task in TASKS if (run_dir / task).is_dir()]
     if not found:
-        sys.exit(f"error: no run folder of a task under {run_dir}/; train first.")
-    results = {
-        task: grade_folder(task, run_dir / task, Path(args.data_dir), args.split) for task in found
-    }
-    print(format_table(results))
-    try:
-        write_json(args.out, results)
-    except OSError as error:
-        sys.exit(f"error: {args.out} cannot be written ({error.strerror})")
+        raise GradeError(f"no run folder of a task under {run_dir}/; train first.")
+    return {task: grade_folder(task, run_dir / task, data_dir, split) for task in found}
 
 
 if __name__ == "__main__":

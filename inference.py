@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import submission
 from data_utils import JsaDataset, ensure_prepared, load_split, make_loader, set_seed, to_uint8
 from grade import SAMPLES_PER_CLASS
 from kit.assignment import available_tasks
 from kit.files import DataError, fingerprint, write_arrays, write_json
 from kit.processes import TrainingError, pick_device
-from kit.settings import SettingsError, from_config, run_from_config
-from kit.tasks import Task, make_task
-from kit.todos import explain_error, todo_message
+from kit.settings import RunSettings, SettingsError, from_config, run_from_config
+from kit.tasks import Task, TaskError, make_task
+from kit.todos import explain_error, import_explained, todo_message
 from trainer import read_checkpoint
+
+with import_explained(__name__ == "__main__"):
+    import submission
 
 CODE_DTYPES = {"float": torch.float32, "bernoulli": torch.uint8, "categorical": torch.int16}
 
@@ -47,24 +49,30 @@ def load_task(checkpoint_path: str, given: dict, device: torch.device) -> tuple[
     checkpoint = read_checkpoint(checkpoint_path)
     state = checkpoint.get("model_state_dict", checkpoint)
     config = checkpoint.get("config")
+    if not isinstance(config, dict | None):
+        raise InferenceError(f"{checkpoint_path} is no checkpoint of train.py: its config is odd")
     if config is None:
         if "task" not in given or "latent_dim" not in given:
             raise InferenceError(f"{checkpoint_path} has no config: give --task and --latent_dim")
         config = given
     for name, value in given.items():
-        if config[name] != value:
-            raise InferenceError(f"--{name} {value}: {checkpoint_path} has {name} {config[name]}")
+        if config.get(name) != value:
+            has = config.get(name)
+            raise InferenceError(f"--{name} {value}: {checkpoint_path} has {name} {has}")
     try:
         settings = from_config(config)
     except SettingsError as error:
-        raise InferenceError(f"{checkpoint_path} has a config that cannot be: {error}") from error
+        raise InferenceError(f"{checkpoint_path} cannot be used: {error}") from error
     task = make_task(submission, settings, device=device)
     if not task.has_images:
         raise InferenceError(f"{checkpoint_path} is the 2-D toy: it has no images, only toy.png")
     try:
         task.load_state_dict(state)
     except RuntimeError as error:
-        raise InferenceError(f"{checkpoint_path} does not fit submission.py: {error}") from error
+        first = " ".join(str(error).split("\n")[:2])
+        raise InferenceError(
+            f"{checkpoint_path} does not fit submission.py, or another task or latent_dim: {first}"
+        ) from error
     task.model.eval()
     return task, config
 
@@ -137,6 +145,7 @@ def save_pngs(out: Path, recon: np.ndarray, samples: np.ndarray, labels: np.ndar
 def run(args: argparse.Namespace) -> None:
     from kit.pictures import reconstruction_rows, save_grid  # here: matplotlib takes a while
 
+    seed = RunSettings(seed=args.seed).seed
     if args.nll < 0:
         raise InferenceError(f"--nll {args.nll}: give a number of importance samples")
     device = pick_device(args.device)
@@ -148,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     images, labels = load_split(data_dir, args.split)
     out = Path(args.out or Path(args.checkpoint_path).parent)
 
-    set_seed(args.seed)
+    set_seed(seed)
     dataset = JsaDataset(images, labels, settings.binarize).frozen()
     codes = encode(task, dataset, settings.latent_dim, device)
     recon = decode(task, codes, labels, device)
@@ -205,12 +214,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     try:
         run(parser.parse_args(argv))
-    except (DataError, TrainingError, InferenceError, OSError) as error:
-        sys.exit(f"error: {error}")
     except NotImplementedError as error:
         sys.exit(f"error: {todo_message(error, submission)}")
-    except Exception as error:  # of submission.py, or of the kit's line that uses what it gave
-        sys.exit(f"error: {explain_error(error)}")
+    except Exception as error:  # of submission.py, of the circumstances, or of the kit
+        known = (DataError, TrainingError, SettingsError, TaskError, InferenceError, OSError)
+        sys.exit(f"error: {explain_error(error, known)}")
 
 
 if __name__ == "__main__":

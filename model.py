@@ -219,9 +219,10 @@ class StateCache:
 
     def __init__(self, num_examples: int, latent_dim: int, latent: str, device="cpu"):
         dtype = torch.int16 if latent == "categorical" else torch.uint8
-        self.table = torch.full((num_examples, latent_dim), -1).to(device, dtype)
         # -1 marks entries that no chain has visited; in uint8 it wraps to 255.
         self.not_visited = int(torch.tensor(-1).to(dtype))
+        shape = num_examples, latent_dim
+        self.table = torch.full(shape, self.not_visited, dtype=dtype, device=device)
 
     def get(self, fresh: torch.Tensor, idx: torch.Tensor) -> torch.Tensor:
         """The states of the examples idx [B], and `fresh` [B, K] where there is none: [B, K]."""

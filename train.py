@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-import submission
 from data_utils import (
     JsaDataset,
     ensure_prepared,
@@ -20,9 +19,12 @@ from kit.command_line import Call, parse
 from kit.files import DataError, fingerprint, write_json
 from kit.processes import Processes, TrainingError, pick_device
 from kit.settings import SettingsError, from_config, run_from_config, to_config
-from kit.tasks import make_task
-from kit.todos import explain_error, todo_message
+from kit.tasks import TaskError, make_task
+from kit.todos import explain_error, import_explained, todo_message
 from trainer import Trainer
+
+with import_explained(__name__ == "__main__"):
+    import submission
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
 
@@ -43,11 +45,14 @@ def read_config(save_dir: Path) -> dict | None:
     """The settings of the run in this folder, None where there is none."""
     file = save_dir / "config.json"
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise TrainingError(f"{file} is damaged; remove {save_dir} to start over") from error
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or "task" not in config:
+        raise TrainingError(f"{file} is damaged; remove {save_dir} to start over")
+    return config
 
 
 def resumed_config(save_dir: Path, given: dict) -> dict:
@@ -91,7 +96,7 @@ def run(call: Call) -> None:
     device = processes.start(pick_device(run_settings.device))
     train_set, valid_set = processes.in_turn(load_data, config)
     sha256 = fingerprint(train_set.images.numpy())
-    if call.resume and config["train_sha256"] != sha256:
+    if call.resume and config.get("train_sha256") != sha256:
         raise TrainingError(f"the training images are not those that {save_dir} was started with")
     config["train_sha256"] = sha256
     if not call.resume and not call.overwrite:
@@ -112,6 +117,8 @@ def run(call: Call) -> None:
     )
     if call.resume:
         same = trainer.load_checkpoint(save_dir / "last.pth")
+        if trainer.epoch > settings.epochs:
+            raise TrainingError(f"{save_dir} already has {trainer.epoch} epochs; ask for more")
         print(f"Resuming {save_dir} after epoch {trainer.epoch} of {settings.epochs}.")
         if not same:
             print("The number of processes is another one, so other random numbers are drawn.")
@@ -135,8 +142,9 @@ def report(trainer: Trainer, save_dir: Path, finished: bool) -> None:
         )
         return
     best = trainer.best_row()
+    epochs = "1 epoch" if trainer.epochs == 1 else f"{trainer.epochs} epochs"
     print(
-        f"{task}: {trainer.epochs} epochs, {trainer.seconds:.0f} s. Best epoch "
+        f"{task}: {epochs}, {trainer.seconds:.0f} s. Best epoch "
         f"{best['epoch']:.0f} with {trainer.val_metric} {best[trainer.val_metric]:.4f}."
     )
     if trainer.pictures:  # the first process has drawn them
@@ -149,12 +157,11 @@ def main(argv: list[str] | None = None) -> None:
     call = parse(argv, available_tasks(submission))
     try:
         run(call)
-    except (DataError, TrainingError, SettingsError, OSError) as error:
-        sys.exit(f"error: {error}")
     except NotImplementedError as error:
         sys.exit(f"error: {todo_message(error, submission, call.settings.task)}")
-    except Exception as error:  # of submission.py, or of the kit's line that uses what it gave
-        sys.exit(f"error: {explain_error(error)}")
+    except Exception as error:  # of submission.py, of the circumstances, or of the kit
+        known = (DataError, TrainingError, SettingsError, TaskError, OSError)
+        sys.exit(f"error: {explain_error(error, known)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The training loop: progress, validation, checkpoints, resume and curves (do not modify).
 
-Nothing in this file knows a model: it sees a task object with `loss`, `encode`, `decode`,
-`generate`, `draw` and `state_dict` (see `Task` in kit/tasks/base.py).
+Nothing in this file knows a model: it sees a task object, with a loss, a code, pictures and a state
+(see `Task` in kit/tasks/base.py).
 """
 
 import csv
@@ -275,11 +275,11 @@ class Trainer:
             self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
             if self.task.cache is not None:
                 self.task.cache.load_state_dict(checkpoint["sampler_state_dict"])
-        except (RuntimeError, ValueError) as error:
+            self.epoch, self.history = checkpoint["epoch"], checkpoint["history"]
+            states = checkpoint["random_states"]
+        except (RuntimeError, ValueError, KeyError) as error:
             raise TrainingError(f"{path} does not fit your code or the data: {error}") from error
-        self.epoch = checkpoint["epoch"]
-        self.history = checkpoint["history"]
-        states, rank = checkpoint["random_states"], self.processes.rank
+        rank = self.processes.rank
         set_random_state(states[min(rank, len(states) - 1)], self.shuffle)
         same = len(states) == self.processes.size
         if not same:

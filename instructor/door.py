@@ -3,9 +3,10 @@
 import argparse
 import ast
 import importlib
+import math
 import sys
 
-from kit.files import ROOT
+from kit.files import ROOT, DataError
 
 # In the order in which a course needs them.
 COMMANDS = {
@@ -37,7 +38,14 @@ def main(argv: list[str]) -> None:
         for command, module in COMMANDS.items():
             print(f"  {command:<12}{summary(module)}")
     elif name in COMMANDS:
-        importlib.import_module(COMMANDS[name]).main(argv[1:])
+        try:
+            importlib.import_module(COMMANDS[name]).main(argv[1:])
+        except (DataError, OSError) as error:
+            sys.exit(f"error: {error}")
+        except ModuleNotFoundError as error:
+            if (ROOT / error.name.split(".")[0]).exists():
+                raise  # a mistake of ours
+            sys.exit(f"error: {error.name} is not installed; see instructor/README.md")
     else:
         sys.exit(f"error: there is no command {name!r}; choose from {', '.join(COMMANDS)}")
 
@@ -46,6 +54,19 @@ def summary(module: str) -> str:
     """The first line of a module's docstring, without importing it."""
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+
+
+def positive(kind: type):
+    """An argparse type: an int or a float that is greater than 0 and finite."""
+
+    def read(text: str):
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
+        return value
+
+    read.__name__ = f"positive {kind.__name__}"  # argparse names it where `kind` refuses the text
+    return read
 
 
 def make_parser(module: str, document: str) -> argparse.ArgumentParser:

@@ -23,6 +23,8 @@ class Part:
         quality: points for quality; 0 for a ranking only.
         code_kinds: what the entries of a code may be: "float", "bernoulli", "categorical".
         max_categories: the most values of one categorical entry that the grader takes.
+        labelled: whether the model is told the digit; samples are then judged digit by digit.
+        samples_count: whether samples count in the raw score.
         needs: the part whose code this one uses.
         challenge: whether a course has it only where it is asked for.
     """
@@ -37,6 +39,8 @@ class Part:
     quality: float
     code_kinds: tuple[str, ...]
     max_categories: int = 0
+    labelled: bool = False
+    samples_count: bool = True
     needs: str = ""
     challenge: bool = False
 
@@ -56,6 +60,7 @@ ROWS = (
         points={"2.2": 15, "2.3": 15},
         quality=10,
         code_kinds=("float",),
+        samples_count=False,
     ),
     Part(
         number="3",
@@ -67,6 +72,7 @@ ROWS = (
         points={"3": 20},
         quality=30,
         code_kinds=("float",),
+        labelled=True,
         needs="2",
     ),
     Part(
@@ -111,7 +117,8 @@ def read_parts(text: str) -> tuple[str, ...]:
     parts = tuple(sorted(set(text.replace(" ", "").split(","))))
     for part in parts:
         if part not in PARTS:
-            raise argparse.ArgumentTypeError(f"there is no part {part!r} with code; {list(PARTS)}")
+            have = ", ".join(PARTS)
+            raise argparse.ArgumentTypeError(f"no part {part!r} has code, only {have} have")
         if (needs := PARTS[part].needs) and needs not in parts:
             raise argparse.ArgumentTypeError(f"part {part} needs part {needs}")
     return parts

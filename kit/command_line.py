@@ -51,6 +51,8 @@ def parse(argv: list[str] | None, tasks: tuple[str, ...]) -> Call:
     names = names_of(kind, RunSettings)
     if wrong := [name for name in from_file if name not in {*names, *NO_SETTINGS}]:
         parser.error(f"--config: {kind.task} has no settings {', '.join(wrong)}")
+    if flags["resume"] and flags["overwrite"]:
+        parser.error("--resume goes on with a run, --overwrite replaces it: give one of them")
     if flags["resume"] and from_file:
         parser.error("--resume takes the settings from the run folder, not from --config")
     given = {name: value for name, value in (from_file | flags).items() if name in names}
@@ -77,9 +79,10 @@ def named_task(argv: list[str] | None, tasks: tuple[str, ...]) -> tuple[type[Tas
     except SettingsError as error:
         parser.error(str(error))
     task = named.task or from_file.get("task")
-    if task not in tasks:
-        overview(tasks).parse_known_args(argv)
+    if named.task is None and task is not None and task not in tasks:
         parser.error(f"--config {named.config}: task must be one of {', '.join(tasks)}")
+    if task not in tasks:
+        overview(tasks).parse_args(argv)  # says which tasks there are, and ends
     return settings_class(task, named.dataset or from_file.get("dataset")), from_file
 
 
@@ -130,12 +133,13 @@ def add_flags(group, kind: type[Settings]) -> None:
         value_type, many, _ = kind_of(line)
         default = line.default if line.default_factory is MISSING else line.default_factory()
         shown = line.metadata["unset"] if default is None else default
+        only = f"; {line.metadata['only']} only" if line.metadata["only"] else ""
         group.add_argument(
             f"--{line.name}",
             type=value_type,
             choices=line.metadata["choices"],
             nargs="*" if many else None,
-            help=f"{line.metadata['text']} (default: {shown})".replace("%", "%%"),
+            help=f"{line.metadata['text']}{only} (default: {shown})".replace("%", "%%"),
             metavar=None if line.metadata["choices"] else line.name.upper(),
         )
 

@@ -45,9 +45,9 @@ def read_arrays(path: str | Path, *names: str) -> list[np.ndarray]:
     Raises:
         DataError: the file is missing or damaged, or lacks one of the arrays.
     """
-    if not Path(path).is_file():
-        raise DataError(f"{path} does not exist")
     try:
+        if not Path(path).is_file():
+            raise DataError(f"{path} does not exist")
         with np.load(path, allow_pickle=False) as archive:
             return [archive[name] for name in names]
     except KeyError as error:

@@ -20,8 +20,9 @@ import zipfile
 from pathlib import Path
 
 import grade
-from kit.assignment import LIMITS, MIB, TASKS
+from kit.assignment import LIMITS, MIB, TASKS, available_tasks
 from kit.files import DATA_DIR, ROOT, DataError, atomic_write
+from kit.todos import explain_error, todo_message
 
 FOR_TRAINING = {"optimizer_state_dict", "sampler_state_dict", "random_states", "history"}
 
@@ -49,8 +50,7 @@ def import_inference():
     try:
         return importlib.import_module("inference")
     except Exception as error:
-        kind = type(error).__name__
-        raise HandInError(f"submission.py cannot be imported ({kind}: {error})") from error
+        raise HandInError(f"submission.py cannot be imported. {explain_error(error)}") from error
 
 
 def slim(inference, task: str, path: Path) -> bytes:
@@ -61,7 +61,7 @@ def slim(inference, task: str, path: Path) -> bytes:
         _, config = inference.load_task(str(path), {}, torch.device("cpu"))
         checkpoint = inference.read_checkpoint(path)
     except NotImplementedError as error:
-        message = inference.todo_message(error, inference.submission)
+        message = todo_message(error, inference.submission)
         raise HandInError(f"{path}: {message}") from error
     except Exception as error:
         raise HandInError(
@@ -128,7 +128,7 @@ def pack(args: argparse.Namespace) -> None:
     print(f"code       {total:>6.4g} / {most:.4g}\n")
     results = {task: measure(inference, task, files[f"{task}.pth"]) for task in checkpoints}
     print(grade.format_table(results))
-    for task in inference.available_tasks(inference.submission):
+    for task in available_tasks(inference.submission):
         if task not in checkpoints:
             print(
                 f"{task}: there is no {args.run_dir / task / 'best.pth'}, so it is not in the zip"

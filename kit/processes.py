@@ -28,8 +28,10 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        device = torch.empty(0, device=name).device
+        torch.zeros(1, device=device).item()  # there are devices that hold no numbers
+        return device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise TrainingError(f"--device {name} cannot be used here ({error})") from error
 
 

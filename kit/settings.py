@@ -22,6 +22,7 @@ LIKELIHOODS, LATENTS = ("gaussian", "bernoulli"), ("bernoulli", "categorical")
 METRICS, CHAIN_STATES = ("mse", "loss", "nll"), ("last", "all")
 BINARIZE, CODES = ("none", "threshold", "dynamic"), ("mode", "best", "posterior")
 DATASETS, SAMPLERS = ("images", "gaussian2d"), ("gibbs", "mis")
+CATEGORIES = (2, TASKS["JSA"].max_categories)
 MAX_TOY_STATES = 4096
 MAX_PROTOTYPES = TASKS["CGAE"].max_categories // 28**2
 NO_SETTINGS = {"task", "train_sha256"}  # stand in config.json beside the settings
@@ -44,16 +45,17 @@ class SettingsError(ValueError):
     """A setting has a value that it cannot have; the message names it."""
 
 
-def setting(default, text: str, choices=None, positive: bool = True, unset: str = ""):
+def setting(default, text: str, choices=None, *, bounds=None, unset: str = "", only: str = ""):
     """One setting.
 
     Args:
         text: of --help.
         choices: the values it may have; None: any.
-        positive: a number must be greater than 0.
+        bounds: the smallest and the largest number; None: any number greater than 0.
         unset: what the default None means, for --help.
+        only: a flag and value without which this setting has no meaning.
     """
-    metadata = {"text": text, "choices": choices, "positive": positive, "unset": unset}
+    metadata = {"text": text, "choices": choices, "bounds": bounds, "unset": unset, "only": only}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -63,6 +65,8 @@ def defaults(**values):
     """A class decorator: other defaults for inherited settings; the rest of their line stays."""
 
     def change(kind):
+        if unknown := values.keys() - {line.name for line in fields(kind.__base__)}:
+            raise TypeError(f"{kind.__name__} inherits no settings {', '.join(sorted(unknown))}")
         for line in fields(kind.__base__):
             if line.name in values:
                 kind.__annotations__[line.name] = line.type
@@ -114,8 +118,11 @@ def _one(line: dataclasses.Field, kind: type, value):
     choices = line.metadata["choices"]
     if choices and value not in choices:
         raise SettingsError(f"--{line.name} must be one of {', '.join(choices)}, not {value!r}")
-    if kind is not str and line.metadata["positive"] and not 0 < value < math.inf:
+    bounds = line.metadata["bounds"]
+    if kind is not str and bounds is None and not 0 < value < math.inf:
         raise SettingsError(f"--{line.name} must be greater than 0, not {value}")
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise SettingsError(f"--{line.name} must be from {bounds[0]} to {bounds[1]}, not {value}")
     return kind(value)
 
 
@@ -128,7 +135,7 @@ class RunSettings(Settings):
     """What does not depend on the task."""
 
     data_dir: str = setting(DATA_DIR, "folder with train.npz and valid.npz")
-    seed: int = setting(0, "seeds everything random", positive=False)
+    seed: int = setting(0, "seeds everything random", bounds=(0, 2**32 - 1))
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     val_metric: str = setting("mse", METRIC_TEXT, METRICS)
     nll_samples: int = setting(50, "draws per image for --val_metric nll; more come closer")
@@ -158,12 +165,12 @@ class TaskSettings(Settings):
         return cls.task
 
     def check_run(self, run: RunSettings) -> None:
-        """Raise SettingsError where the run asks for what this task has not."""
+        """Raise SettingsError where the run asks for what this task does not have."""
 
 
 @dataclass(kw_only=True)
 class GenSettings(TaskSettings):
-    """Draw the digit one asks for, with a network that knows the label (part 3)."""
+    """Generate the digit one asks for, with a network that knows the label (part 3)."""
 
     task = "Genwithlabel"
     task_class = "kit.tasks.vae:GenTask"
@@ -192,7 +199,7 @@ class JSASettings(TaskSettings):
 
     dataset: str = setting("images", DATASET_TEXT, DATASETS)
     latent: str = setting("bernoulli", "kind of latent variables", LATENTS)
-    num_categories: int = setting(10, "values of one categorical variable")
+    num_categories: int = setting(10, "values of one categorical variable", bounds=CATEGORIES)
     likelihood: str = setting("gaussian", "family of p(x|h)", LIKELIHOODS)
     hidden: list[int] | None = setting(None, HIDDEN_TEXT, unset="convolutions")
     activation: str = setting("leaky_relu", "between the layers", tuple(ACTIVATIONS))
@@ -262,9 +269,9 @@ class PatchSettings(TaskSettings):
     lr: float = setting(2e-2, "peak learning rate for the prototypes")
     beta: float = setting(30.0, "1 / (2 sigma^2) at the end; larger: choices that move less")
     beta_start: float = setting(1.0, "... in the first epoch")
-    lr_proposal: float = setting(1e-3, "peak learning rate for q(h|x); --sampler mis only")
-    num_mis_steps: int = setting(2, "proposals per batch and example; --sampler mis only")
-    cache_start_epoch: int = setting(1, "first epoch with the cache; --sampler mis only")
+    lr_proposal: float = setting(1e-3, "peak learning rate for q(h|x)", only="--sampler mis")
+    num_mis_steps: int = setting(2, "proposals per batch and example", only="--sampler mis")
+    cache_start_epoch: int = setting(1, "first epoch with the cache", only="--sampler mis")
 
     def __post_init__(self):
         super().__post_init__()
@@ -278,8 +285,7 @@ class PatchSettings(TaskSettings):
             changed = [
                 f"--{line.name}"
                 for line in fields(self)
-                if "--sampler mis" in line.metadata["text"]
-                and getattr(self, line.name) != line.default
+                if line.metadata["only"] and getattr(self, line.name) != line.default
             ]
             if changed:
                 raise SettingsError(f"{', '.join(changed)}: only with --sampler mis")
@@ -332,7 +338,7 @@ def read_settings_file(path: str | Path) -> dict:
     """
     try:
         found = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"--config {path} cannot be read ({error})") from error
     if not isinstance(found, dict):
         raise SettingsError(f"--config {path} must hold a JSON object, name: value")

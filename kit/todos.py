@@ -1,8 +1,10 @@
 """What a student reads when submission.py is unfinished, or stops with an error."""
 
 import ast
+import contextlib
 import inspect
 import re
+import sys
 import traceback
 from pathlib import Path
 
@@ -49,21 +51,40 @@ def todo_message(error: NotImplementedError, submission, task: str | None = None
     return f"submission.py is not complete for --task {task}; still to do, in this order: {listed}"
 
 
-def explain_error(error: Exception) -> str:
-    """What an error that nobody foresaw says, and the line that it comes from.
+def explain_error(error: Exception, known: tuple[type[Exception], ...] = ()) -> str:
+    """What an error says, and the line that it comes from.
 
-    That is the last line of submission.py on the way to the error; where the way does not lead
-    through it, what it returned did not fit, and the kit's line that could not use it is shown.
+    That is the last line of submission.py on the way to the error. Where the way does not lead
+    through it, an error of a class in `known` has a message that says enough; of any other the
+    last line of the kit is shown.
     """
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and Path(error.filename or "").name == "submission.py":
+        code = (error.text or "").strip()
+        return f"{text}\n  submission.py, line {error.lineno}:\n    {code}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).name == "submission.py"]
     kit = [frame for frame in frames if Path(frame.filename).is_relative_to(ROOT)]
-    text = f"{type(error).__name__}: {error}"
     if own:
         return f"{text}\n{_place(own[-1])}"
-    if kit:
-        return f"{text}\n{_place(kit[-1])}\nThis line works on what submission.py gave it."
-    return text
+    if isinstance(error, known) or not kit:
+        return str(error) if isinstance(error, known) else text
+    hint = "What submission.py returned, or what a file holds, does not fit here."
+    return f"{text}\n{_place(kit[-1])}\n{hint}"
+
+
+@contextlib.contextmanager
+def import_explained(main: bool):
+    """Around `import submission` in a program: an error there is explained, not traced back.
+
+    main: whether the module is run as a program; else the error goes on to who imports it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not main:
+            raise
+        sys.exit(f"error: submission.py cannot be imported. {explain_error(error)}")
 
 
 def _place(frame: traceback.FrameSummary) -> str:

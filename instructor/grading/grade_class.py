@@ -22,7 +22,7 @@ from pathlib import Path
 from dask.distributed import Client, LocalCluster, as_completed
 from tqdm import tqdm
 
-from instructor.door import make_parser
+from instructor.door import make_parser, positive
 from instructor.grading.feedback import write_feedback
 from instructor.grading.grade_upload import Options, grade_upload, grader_version, version
 from instructor.grading.hidden import Hidden, load_hidden
@@ -56,7 +56,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("uploads", type=Path, help="a folder with one zip or folder per student")
     parser.add_argument("--hidden", type=Path, required=True, help="the hidden split")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--workers", type=int, help="processes on this machine (default: cores)")
+    parser.add_argument(
+        "--workers", type=positive(int), help="processes on this machine (default: cores)"
+    )
     parser.add_argument("--scheduler", help="a running Dask scheduler, tcp://HOST:PORT")
     parser.add_argument(
         "--parts",
@@ -67,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--title", default="Grades", help="headline of report.html")
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=positive(float),
         default=Limits.seconds,
         help="CPU time for one check or one step of a model (default: %(default)s); ten times as "
         "much by the clock",
@@ -167,7 +169,7 @@ def read_row(path: Path, stamp: str) -> Result | None:
 def cluster(args: argparse.Namespace, num_tasks: int) -> Iterator[Client]:
     """A client of the given scheduler, or of worker processes started here."""
     if args.scheduler:
-        with Client(args.scheduler, timeout=30) as client:
+        with connected(args.scheduler) as client:
             check_workers(client)
             yield client
         return
@@ -181,6 +183,14 @@ def cluster(args: argparse.Namespace, num_tasks: int) -> Iterator[Client]:
     )
     with local, Client(local) as client:
         yield client
+
+
+def connected(address: str) -> Client:
+    """A client of a running scheduler."""
+    try:
+        return Client(address, timeout=30)
+    except (ValueError, OSError) as error:
+        raise WorkerSetupError(f"--scheduler {address} cannot be reached ({error})") from error
 
 
 def check_workers(client: Client) -> None:

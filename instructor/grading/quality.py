@@ -35,7 +35,8 @@ BLUR = 0.05
 KNOWN_ERRORS = """
     AttributeError EOFError FileNotFoundError ImportError IndexError InferenceError KeyError
     MemoryError ModuleNotFoundError NameError NotImplementedError RecursionError RuntimeError
-    SettingsError SyntaxError TrainingError TypeError UnpicklingError ValueError ZeroDivisionError
+    SettingsError SyntaxError TaskError TrainingError TypeError UnpicklingError
+    ValueError ZeroDivisionError
 """
 
 
@@ -138,7 +139,7 @@ def measure(
     order = hidden.rng("order").permutation(len(labels))
 
     def seen(task: str, true_labels: np.ndarray) -> np.ndarray:
-        return true_labels if task == "Genwithlabel" else np.zeros_like(true_labels)
+        return true_labels if TASKS[task].labelled else np.zeros_like(true_labels)
 
     def run(worker: SandboxedWorker, step: str, task: str, **arrays) -> tuple[dict, bytes]:
         try:
@@ -211,7 +212,7 @@ def measured(
         return Quality.failed(task, str(error))
     probabilities = read_digits(samples)
     read_as = probabilities.argmax(axis=1)
-    recognised = float(np.mean(read_as == samples_of)) if task == "Genwithlabel" else None
+    recognised = float(np.mean(read_as == samples_of)) if TASKS[task].labelled else None
     pairs = np.concatenate([hidden.images[:10], transformed[:10]]).reshape(2, 10, 28, 28)
     points, code_length = values.pop("points"), int(values.pop("code_length"))
     metrics = Metrics(

@@ -21,7 +21,7 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from instructor.grading.uploads import Upload
-from kit.assignment import PARTS, TASKS, code_points
+from kit.assignment import PARTS, TASKS, code_points, max_total
 
 
 class ResultError(ValueError):
@@ -204,7 +204,7 @@ class Result:
 
     @property
     def max_total(self) -> float:
-        return self.code.max_score + sum(one.max_points for one in self.quality.values())
+        return max_total(tuple(self.code.parts))
 
     @classmethod
     def failed(

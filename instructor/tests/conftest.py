@@ -11,9 +11,15 @@ import torch
 
 import data_utils
 
-# Small tensors are faster on one thread, and much faster where the cores are shared. The processes
-# that tests start get the same number, since equal weights need equal numbers of threads.
-torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+@pytest.fixture(scope="session", autouse=True)
+def threads():
+    """One thread, unless OMP_NUM_THREADS says otherwise.
+
+    Small tensors are faster on one, and much faster where the cores are shared. The processes that
+    tests start get the same number, since equal weights need equal numbers of threads.
+    """
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,11 @@
 
 import pkgutil
 
+from kit.assignment import TASKS
 from kit.settings import TaskSettings
-from kit.tasks.base import Task
+from kit.tasks.base import Task, TaskError
 
-__all__ = ["Task", "make_task"]
+__all__ = ["Task", "TaskError", "make_task"]
 
 
 def make_task(submission, settings: TaskSettings, num_examples: int = 0, device="cpu") -> Task:
@@ -16,6 +17,12 @@ def make_task(submission, settings: TaskSettings, num_examples: int = 0, device=
         settings: the task's; its class says which task it is.
         num_examples: size of the training split, for the cache; 0 for inference.
         device: where the model goes.
+
+    Raises:
+        TaskError: a class is missing.
     """
+    part = TASKS[settings.task]
+    if missing := [name for name in part.classes if not hasattr(submission, name)]:
+        raise TaskError(f"submission.py has no {' and no '.join(missing)} (part {part.number})")
     kind = pkgutil.resolve_name(settings.task_class)
     return kind.make(submission, settings, num_examples, device)

@@ -13,6 +13,10 @@ from model import StateCache
 ANNEAL = 0.6  # share of the epochs in which sigma (or beta) goes from its start to its end
 
 
+class TaskError(Exception):
+    """This task cannot do that, or submission.py returned what cannot be; the message says what."""
+
+
 class Task:
     """One model with its loss, code and pictures. Subclasses say what the words mean.
 
@@ -24,15 +28,15 @@ class Task:
         cache: the latent states that belong into a checkpoint, or None.
         code_kind: "float", "bernoulli" or "categorical", the entries of one code.
         num_categories: of one entry, where code_kind is "categorical".
-        has_images: whether the data are images, which inference.py can encode and draw.
-        draws_at_once: draws times images, in `log_marginal`.
+        has_images: whether the data are images, which inference.py can encode.
+        samples_at_once: samples times images, in `log_marginal`.
     """
 
     cache: StateCache | None = None
     code_kind = "float"
     num_categories = 0
     has_images = True
-    draws_at_once = 10_000
+    samples_at_once = 10_000
 
     def __init__(self, model: nn.Module, settings: TaskSettings):
         self.model, self.settings = model, settings
@@ -66,21 +70,21 @@ class Task:
         raise NotImplementedError
 
     def generate(self, labels) -> torch.Tensor:
-        """Draw one image per label, [N, 1, 28, 28]; unconditional models ignore the labels."""
+        """Generate one image per label, [N, 1, 28, 28]; unconditional models ignore the labels."""
         raise NotImplementedError
 
     def log_weights(self, x, labels, num_samples) -> torch.Tensor:
-        """log p(x, h) - log q(h|x) for `num_samples` draws h of q(h|x), in nats: [S, B]."""
-        raise ValueError("-log p(x) is estimated by draws of q(h|x), which this model has not")
+        """log p(x, h) - log q(h|x) for `num_samples` samples h of q(h|x), in nats: [S, B]."""
+        raise TaskError("-log p(x) is estimated by samples of q(h|x), which this model lacks")
 
     def log_marginal(self, x, labels, num_samples) -> torch.Tensor:
         """log p(x) by importance sampling from q(h|x), in nats: [B].
 
         log (1/S) sum_s p(x, h_s) / q(h_s|x). Its expectation is at most log p(x) and grows with
-        S (Burda et al., ICLR 2016, theorem 1). The draws come in chunks, which limits the memory.
+        S (Burda et al., ICLR 2016, theorem 1). The samples come in chunks, which limits the memory.
         """
         total = torch.full((len(x),), -torch.inf, device=x.device)
-        chunk = max(1, self.draws_at_once // len(x))
+        chunk = max(1, self.samples_at_once // len(x))
         for start in range(0, num_samples, chunk):
             log_w = self.log_weights(x, labels, min(chunk, num_samples - start))
             total = torch.logaddexp(total, torch.logsumexp(log_w, dim=0))
@@ -130,5 +134,5 @@ def as_images(images: torch.Tensor, what: str) -> torch.Tensor:
     """Bring what the student's method `what` returned to [N, 1, 28, 28]."""
     if not isinstance(images, torch.Tensor) or images.shape[1:].numel() != 784:
         found = list(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
-        raise ValueError(f"{what} must return images [N, 1, 28, 28] (or [N, 784]), not {found}")
+        raise TaskError(f"{what} must return images [N, 1, 28, 28] (or [N, 784]), not {found}")
     return images.reshape(-1, 1, 28, 28)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from kit.settings import JSASettings
-from kit.tasks.base import Task, as_images, progress_of
+from kit.tasks.base import Task, TaskError, as_images, progress_of
 
 MEASURE_EVERY = 5  # batches from one look at acceptance rate and sample size to the next
 
@@ -91,6 +91,8 @@ class JSATask(Task):
         with self.proposal.run_once(x):
             with torch.no_grad():
                 h = self.sampler.sample(x, idx=idx, num_steps=self.settings.num_mis_steps)
+            if self.sampler.rows is None:
+                raise TaskError("MISampler.sample must call self.record(states, log_w, rows)")
             if self.settings.chain_states == "all":
                 return self.chain_average_loss(x)
             return self.jsa_loss(self.joint, self.proposal, x, h)

@@ -130,7 +130,7 @@ class AmortisedPatchTask(PatchTask):
         settings: as in `PatchTask`.
     """
 
-    draws_at_once = 200  # each has H residuals, and each of these the logits of all choices
+    samples_at_once = 200  # each has H residuals, and each of these the logits of all choices
 
     def __init__(self, jsa: JSATask, settings: PatchSettings):
         super().__init__(jsa.model, jsa.joint, jsa.cache, settings)

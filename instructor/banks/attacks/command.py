@@ -19,14 +19,16 @@ from pathlib import Path
 
 from instructor.banks.attacks.attack import read_attacks
 from instructor.banks.attacks.bank import SAMPLE, prepare, run_by_name
-from instructor.door import make_parser
+from instructor.door import make_parser, positive
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these alone")
     parser.add_argument("--sample", action="store_true", help="the part that CI runs")
-    parser.add_argument("--jobs", type=int, default=2, help="attacks at a time (default: 2)")
+    parser.add_argument(
+        "--jobs", type=positive(int), default=2, help="attacks at a time (default: 2)"
+    )
     args = parser.parse_args(argv)
     attacks = {attack.name: attack for attack in read_attacks()}
     names = [*args.only, *(SAMPLE if args.sample else ())] or list(attacks)

@@ -11,7 +11,7 @@ import sys
 import time
 
 from instructor.banks.mutants.bank import SAMPLE, candidates, grade_all
-from instructor.door import make_parser
+from instructor.door import make_parser, positive
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--every-test", action="store_true", help="leave no test out for anyone")
     parser.add_argument("--seed", type=int, help="secret inputs, as in the autograder's --seed")
     parser.add_argument("--messages", action="store_true", help="print what the student reads")
-    parser.add_argument("--jobs", type=int, default=2, help="submissions at a time (default: 2)")
+    parser.add_argument(
+        "--jobs", type=positive(int), default=2, help="submissions at a time (default: 2)"
+    )
     args = parser.parse_args(argv)
     start, verdicts = time.monotonic(), []
     names = [*args.only, *(SAMPLE if args.sample else ())]

@@ -21,7 +21,7 @@ import time
 import torch
 
 from data_utils import keep_freed_memory
-from instructor.door import make_parser
+from instructor.door import make_parser, positive
 from instructor.research.benchmark import patches
 from instructor.research.benchmark.loops import LOOPS, OurTrainer, binary_sample, make
 from kit.files import DATA_DIR
@@ -85,11 +85,15 @@ def peak_memory() -> int:
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[50, 128, 512])
-    parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 10], help="values of T")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_sizes", type=positive(int), nargs="+", default=[50, 128, 512])
+    parser.add_argument(
+        "--steps", type=positive(int), nargs="+", default=[2, 3, 10], help="values of T"
+    )
+    parser.add_argument("--rounds", type=positive(int), default=5)
     parser.add_argument("--chain_states", choices=["last", "all"], default="last")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, in each process")
+    parser.add_argument(
+        "--threads", type=positive(int), default=1, help="of PyTorch, in each process"
+    )
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--processes", action="store_true")
     parser.add_argument("--memory", action="store_true")

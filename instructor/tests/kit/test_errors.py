@@ -1,14 +1,19 @@
 """What a student reads when submission.py stops with an error: its own line, no traceback."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import inference
 import train
+from instructor.layout import PROVIDED, files
 from instructor.tests.kit.tools import stop_message
 from kit.files import ROOT
+from trainer import read_checkpoint
 
 VAE = ["--task", "VAEwolabel", "--latent_dim", "5", "--epochs", "1", "--batch_size", "20"]
 DECODE = "return torch.sigmoid(self.decoder(z)).reshape(-1, 1, 28, 28)"
@@ -54,11 +59,6 @@ def test_an_error_inside_a_library_shows_the_student_s_line(with_source):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (
-            DECODE,
-            "return self.decoder(z).flatten(1)[:, :5]",
-            ["forward must return", "base.py"],
-        ),
         ("return self.decode(z), mu, log_var", "return mu, log_var", ["unpack", "self.model(x"]),
         ("return (reconstruction + kl) / batch", "return 1.0", ["float", "trainer.py, line"]),
     ],
@@ -67,4 +67,78 @@ def test_what_does_not_fit_shows_the_line_that_could_not_use_it(with_source, old
     with_source(old, new)
     message = stop_message(train.main, *VAE)
     assert all(word in message for word in words), message
-    assert "what submission.py gave it" in message and message.count("\n") == 3
+    assert "What submission.py returned" in message and message.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "task", "says"),
+    [
+        (DECODE, "return self.decoder(z).flatten(1)[:, :5]", "VAEwolabel", "forward must return"),
+        ("        self.record(states, log_w, rows)\n", "", "JSA", "must call self.record(states,"),
+        ("class MISampler(", "class Sampler(", "JSA", "submission.py has no MISampler (part 4)"),
+    ],
+)
+def test_what_the_kit_knows_is_one_line(with_source, old, new, task, says):
+    with_source(old, new)
+    flags = ["--task", task, "--latent_dim", "5", "--epochs", "1", "--batch_size", "20"]
+    message = stop_message(train.main, *flags)
+    assert says in message and "\n" not in message
+
+
+def test_a_known_kind_of_error_in_the_student_s_code_shows_its_line_too(with_source):
+    with_source(DECODE, "open('my_table.txt')")
+    message = stop_message(train.main, *VAE)
+    assert "my_table.txt" in message and "submission.py, line" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("x = = 1", "SyntaxError"),
+        ("import no_such_module", "no_such_module"),
+        ("print(undefined)", "undefined"),
+    ],
+)
+def test_a_submission_that_cannot_be_imported(tmp_path, line, says):
+    for name in files(*PROVIDED):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "submission.py").write_text(f"import torch\n{line}\n")
+    for program in ("train.py", "inference.py"):
+        command = [sys.executable, "-B", program, "--help"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert says in done.stderr and "submission.py, line 2" in done.stderr
+        assert line in done.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{torn", "null"])
+def test_a_damaged_config_is_named(here, content):
+    train.main(VAE)
+    Path("runs/VAEwolabel/config.json").write_text(content)
+    for more in ([], ["--resume"]):
+        assert "config.json is damaged" in stop_message(train.main, *VAE, *more)
+
+
+def test_odd_checkpoints_are_named(here):
+    train.main(VAE)
+    good = read_checkpoint("runs/VAEwolabel/last.pth")
+    odd = [{"config": []}, {"config": {}}, {"config": good["config"] | {"seed": "x"}}]
+    odd += [{"config": good["config"] | {"latent_dim": 6}}]
+    for change in odd:
+        torch.save(good | change, "odd.pth")
+        message = stop_message(inference.main, "--checkpoint_path", "odd.pth")
+        assert "\n" not in message and ("odd.pth" in message or "--seed" in message)
+    del good["model_state_dict"]
+    torch.save(good, "runs/VAEwolabel/last.pth")
+    assert "does not fit" in stop_message(train.main, *VAE, "--resume")
+    assert "--device meta" in stop_message(train.main, *VAE, "--device", "meta", "--overwrite")
+    assert "--seed" in stop_message(inference.main, "--checkpoint_path", "odd.pth", "--seed", "-1")
+
+
+def test_a_run_cannot_shrink(here):
+    train.main([*VAE[:-4], "--epochs", "3", "--batch_size", "20"])
+    before = Path("runs/VAEwolabel/config.json").read_bytes()
+    message = stop_message(train.main, *VAE, "--resume")
+    assert "already has 3 epochs" in message
+    assert Path("runs/VAEwolabel/config.json").read_bytes() == before

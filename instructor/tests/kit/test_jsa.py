@@ -16,7 +16,7 @@ from model import Bits
 
 @pytest.mark.parametrize("cache_start_epoch", [1, 100])
 @pytest.mark.parametrize("latent", ["categorical", "bernoulli"])
-def test_toy_learns_by_exact_figures(tmp_path, latent, cache_start_epoch):
+def test_toy_learns_by_exact_values(tmp_path, latent, cache_start_epoch):
     flags = ["--task", "JSA", "--dataset", "gaussian2d", "--save_dir", str(tmp_path / "toy")]
     flags += ["--latent", latent, "--latent_dim", "1" if latent == "categorical" else "3"]
     flags += ["--cache_start_epoch", str(cache_start_epoch), "--epochs", "12"]

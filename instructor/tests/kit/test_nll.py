@@ -45,7 +45,7 @@ def test_more_draws_give_a_larger_estimate():
 
 
 def test_chunks_make_one_mean():
-    """10,000 images leave one draw a chunk; many chunks are one average all the same."""
+    """10,000 images leave one draw per chunk; many chunks are one average all the same."""
     task = small_task()
     x = X[:1].expand(10_000, -1)
     chunked = task.log_marginal(x, torch.zeros(10_000, dtype=torch.int64), 40)

@@ -54,7 +54,7 @@ def test_killed_and_interrupted_runs_equal_the_unbroken_one(arguments, name):
 
 def test_kill_while_writing_a_checkpoint(arguments):
     train.main(arguments("jsa", "unbroken"))
-    # The first is last.pth before training; then best.pth (where it is) and last.pth an epoch.
+    # The first is last.pth before training; then best.pth (where it is) and last.pth per epoch.
     number = random.Random(7).randrange(2, EPOCHS + 1)
     status = execute(IN_CHECKPOINT, number=number, arguments=arguments("jsa", "torn"))
     assert status == -signal.SIGKILL

@@ -73,11 +73,11 @@ def test_the_overview_lists_the_tasks(capsys):
 
 
 def test_flags_become_settings():
-    call = call_of("--task JSA --hidden 30 20 --sigma 1 --seed -3 --epochs 9 --save_dir x --resume")
+    call = call_of("--task JSA --hidden 30 20 --sigma 1 --seed 3 --epochs 9 --save_dir x --resume")
     assert call.settings == JSASettings(hidden=[30, 20], sigma=1.0, epochs=9)
     assert call.settings.cache_start_epoch == 7 and isinstance(call.settings.sigma, float)
-    assert call.run == RunSettings(seed=-3) and (call.save_dir, call.resume) == ("x", True)
-    assert call.given == {"hidden": [30, 20], "sigma": 1.0, "epochs": 9, "seed": -3}
+    assert call.run == RunSettings(seed=3) and (call.save_dir, call.resume) == ("x", True)
+    assert call.given == {"hidden": [30, 20], "sigma": 1.0, "epochs": 9, "seed": 3}
     assert call_of("--task VAEwolabel --hidden").settings.hidden == []
     toy = call_of("--task JSA --dataset gaussian2d")
     assert toy.settings == ToySettings() and toy.save_dir == "runs/gaussian2d"
@@ -112,6 +112,10 @@ def test_each_task_has_its_own_lists():
         ("--task JSA --dataset gaussian2d --latent_dim 4", ["at most 4096, not 12^4"]),
         ("--task CGAE --num_mis_steps 3", ["--num_mis_steps: only with --sampler mis"]),
         ("--epochs 3", ["--task"]),
+        ("--task JSA --seed -3", ["--seed must be from 0 to 4294967295"]),
+        ("--task JSA --num_categories 1", ["--num_categories must be from 2 to 256"]),
+        ("--task JSA --num_categories 300", ["--num_categories must be from 2 to 256"]),
+        ("--task JSA --resume --overwrite", ["give one of them"]),
     ],
 )
 def test_flags_that_cannot_be(capsys, flags, words):
@@ -150,8 +154,8 @@ def test_a_run_starts_from_a_file_and_flags_win(config):
         ({"task": "JSA", "sigmma": 1, "lrr": 2}, "", ["sigmma, lrr"]),
         ({"task": "JSA", "var": 1}, "", ["JSA has no settings var"]),
         ({"task": "JSA"}, " --task VAEwolabel --sigma 1", ["--sigma: not for --task VAEwolabel"]),
-        ({"task": "XYZ"}, "", ["task"]),
-        ({"task": ["JSA"]}, "", ["task"]),
+        ({"task": "XYZ"}, "", ["task must be one of VAEwolabel"]),
+        ({"task": ["JSA"]}, "", ["task must be one of VAEwolabel"]),
         ({"sigma": 1}, "", ["--task"]),
         ({"task": "JSA", "epochs": "ten"}, "", ["--epochs must be an integer, not 'ten'"]),
         ({"task": "JSA", "epochs": True}, "", ["--epochs must be an integer"]),
@@ -164,6 +168,7 @@ def test_a_run_starts_from_a_file_and_flags_win(config):
         ({"task": "JSA", "sigma": -1}, "", ["--sigma must be greater than 0"]),
         ([1], "", ["must hold a JSON object"]),
         ("{torn", "", ["cannot be read"]),
+        ("[" * 100_000, "", ["cannot be read"]),
         ({"task": "JSA"}, " --resume", ["--resume takes the settings from the run folder"]),
     ],
 )

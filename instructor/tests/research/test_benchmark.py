@@ -26,6 +26,5 @@ def test_all_loops_reach_the_same_nll_in_equally_many_steps(cache, chain_states)
         for _ in range(12):
             loop.epoch()
         found[name] = nll(loop, images)
-    print(cache, start, found)
     assert start - max(found.values()) > 250
     assert max(found.values()) - min(found.values()) < 1
