@@ -145,7 +145,7 @@ def add_flags(group, kind: type[Settings]) -> None:
 
 
 def explain_unknown(unknown: list[str], task: str, tasks: tuple[str, ...]) -> str:
-    """Say of flags that this task has not which task has them."""
+    """Which task has the flags that this one lacks."""
     flags = [word.split("=")[0] for word in unknown if word.startswith("--")]
     names = [flag[2:] for flag in flags]
     others = [t for t in tasks if names and set(names) <= {*names_of(settings_class(t))}]

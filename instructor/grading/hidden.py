@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.limit < 10:
         sys.exit("error: --limit must be 10 or more, one image of each class.")
     if args.out.exists() and not args.overwrite:
-        sys.exit(f"error: {args.out} exists; say --overwrite to replace it (grades would change).")
+        sys.exit(f"error: {args.out} exists; --overwrite replaces it (grades would change).")
     try:
         hidden = make_hidden(args.source, args.seed, args.limit)
         save_hidden(hidden, args.out)

@@ -121,7 +121,7 @@ def test_command_line(tmp_path, capsys):
     assert f"{out}: 100 images from sample" in output.out and found.sha256 in output.out
     assert SECRET.encode() not in out.read_bytes()
     before = out.read_bytes()
-    with pytest.raises(SystemExit, match="exists; say --overwrite"):
+    with pytest.raises(SystemExit, match="exists; --overwrite"):
         main(command)
     assert out.read_bytes() == before
     main([*command, "--overwrite", "--limit", "50"])
