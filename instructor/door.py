@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 
+from kit.assignment import USUAL, read_parts
 from kit.files import ROOT, DataError
 
 # In the order in which a course needs them.
@@ -54,6 +55,13 @@ def summary(module: str) -> str:
     """The first line of a module's docstring, without importing it."""
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+
+
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    """The flag for the parts of the assignment that a course has."""
+    usual = ",".join(USUAL)
+    text = f"of the assignment that the course has (default: {usual})"
+    parser.add_argument("--parts", type=read_parts, default=USUAL, help=text)
 
 
 def positive(kind: type):

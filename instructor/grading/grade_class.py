@@ -22,7 +22,7 @@ from pathlib import Path
 from dask.distributed import Client, LocalCluster, as_completed
 from tqdm import tqdm
 
-from instructor.door import make_parser, positive
+from instructor.door import add_parts, make_parser, positive
 from instructor.grading.feedback import write_feedback
 from instructor.grading.grade_upload import Options, grade_upload, grader_version, version
 from instructor.grading.hidden import Hidden, load_hidden
@@ -31,7 +31,6 @@ from instructor.grading.result import Result
 from instructor.grading.uploads import Upload, UploadError, list_uploads, plain
 from instructor.isolation.check import require
 from instructor.isolation.sandbox import Limits, SandboxError
-from kit.assignment import USUAL, read_parts
 from kit.files import ROOT, DataError, atomic_write
 
 
@@ -60,12 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--workers", type=positive(int), help="processes on this machine (default: cores)"
     )
     parser.add_argument("--scheduler", help="a running Dask scheduler, tcp://HOST:PORT")
-    parser.add_argument(
-        "--parts",
-        type=read_parts,
-        default=USUAL,
-        help=f"of the assignment (default: {','.join(USUAL)})",
-    )
+    add_parts(parser)
     parser.add_argument("--title", default="Grades", help="headline of report.html")
     parser.add_argument(
         "--seconds",

@@ -24,6 +24,7 @@ from grade import mean_ssim
 from instructor.door import make_parser
 from kit.files import ROOT, DataError, atomic_write, fingerprint
 
+OUT = "~/hidden_split.npz"
 CENTRE = np.array([13.5, 13.5])
 
 
@@ -177,7 +178,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--source", required=True, help="sample, download, or an IDX folder")
     parser.add_argument("--seed", required=True, help="a secret text, 8 characters or more")
     parser.add_argument("--limit", type=int, default=1000, help="at most so many (default: 1000)")
-    parser.add_argument("--out", type=Path, default=Path.home() / "hidden_split.npz")
+    parser.add_argument(
+        "--out", type=Path, default=Path(OUT).expanduser(), help=f"the file (default: {OUT})"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args(argv)
     if args.limit < 10:

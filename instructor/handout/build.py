@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils import prepare
-from instructor.door import make_parser
+from instructor.door import add_parts, make_parser
 from instructor.handout.checks import (
     Files,
     HandoutError,
@@ -33,7 +33,7 @@ from instructor.handout.checks import (
 )
 from instructor.handout.stubs import MarkerError, find_blocks, only_parts, strip_solutions
 from instructor.layout import AUTOGRADER, EXPECTED, PROVIDED, SOLVED, files
-from kit.assignment import PARTS, USUAL, code_points, read_parts
+from kit.assignment import PARTS, USUAL, code_points
 from kit.files import ROOT, atomic_write
 
 PAGES = "instructor/handout"  # README.md and, in Chinese, README.zh-CN.md
@@ -193,9 +193,7 @@ def build(out: Path, parts: tuple[str, ...] = USUAL, lang: str = "en") -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
     parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
-    parser.add_argument(
-        "--parts", type=read_parts, default=USUAL, help="with code, in it (default: 2,3,4)"
-    )
+    add_parts(parser)
     parser.add_argument(
         "--lang", choices=["en", "zh"], default="en", help="zh: with a Chinese README as well"
     )

@@ -10,10 +10,10 @@ the file stands at its top.
 import sys
 from pathlib import Path
 
-from instructor.door import make_parser
+from instructor.door import add_parts, make_parser
 from instructor.handout.stubs import Block, find_blocks
 from instructor.layout import SOLVED
-from kit.assignment import PARTS, USUAL, read_parts
+from kit.assignment import PARTS
 from kit.files import ROOT, atomic_write
 
 TEMPLATE = ROOT / "instructor" / "handout" / "platforms" / "classroom.yml"
@@ -70,9 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         default=Path("build/classroom.yml"),
         help="the file to write (default: build/classroom.yml)",
     )
-    parser.add_argument(
-        "--parts", type=read_parts, default=USUAL, help="of the handout (default: 2,3,4)"
-    )
+    add_parts(parser)
     args = parser.parse_args(argv)
     try:
         text = workflow(args.parts)

@@ -15,11 +15,10 @@ import secrets
 import sys
 from pathlib import Path
 
-from instructor.door import make_parser
+from instructor.door import add_parts, make_parser
 from instructor.handout.build import collect, pack
 from instructor.handout.checks import Files, HandoutError
 from instructor.layout import ISOLATION, SOLVED, files
-from kit.assignment import USUAL, read_parts
 from kit.files import ROOT, atomic_write
 
 SCRIPTS = ("setup.sh", "run_autograder")  # their names are Gradescope's
@@ -57,9 +56,7 @@ def read_seed(text: str) -> int:
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
     parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
-    parser.add_argument(
-        "--parts", type=read_parts, default=USUAL, help="of the handout (default: 2,3,4)"
-    )
+    add_parts(parser)
     parser.add_argument("--seed", type=read_seed, help="the secret one (default: a new one)")
     args = parser.parse_args(argv)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed

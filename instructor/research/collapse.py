@@ -338,18 +338,18 @@ def kmeans_table(seeds: int) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
-    parser.add_argument("--only", choices=["sampler", "entropy", "recipes", "kmeans"])
-    parser.add_argument("--seeds", type=positive(int), default=3)
+    tables = {
+        "sampler": lambda seeds: sampler_table(),
+        "entropy": lambda seeds: entropy_table(),
+        "recipes": recipes_table,
+        "kmeans": kmeans_table,
+    }
+    parser.add_argument("--only", choices=list(tables), help="one table (default: all but kmeans)")
+    parser.add_argument("--seeds", type=positive(int), default=3, help="of each row (default: 3)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()
-    tables = {
-        "sampler": sampler_table,
-        "entropy": entropy_table,
-        "recipes": lambda: recipes_table(args.seeds),
-        "kmeans": lambda: kmeans_table(args.seeds),
-    }
     for name, table in tables.items():
         if args.only == name or (args.only is None and name != "kmeans"):
             set_seed(0)
-            table()
+            table(args.seeds)

@@ -70,9 +70,13 @@ def noise(task: JSATask, x, samples: int, kind: str, cached, repeats: int) -> fl
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
     parser.add_argument("checkpoint", help="of --task CGAE --sampler mis")
-    parser.add_argument("--samples", type=positive(int), default=3, help="S, draws per image")
-    parser.add_argument("--images", type=positive(int), default=50)
-    parser.add_argument("--repeats", type=positive(int), default=100)
+    parser.add_argument(
+        "--samples", type=positive(int), default=3, help="S, per image (default: 3)"
+    )
+    parser.add_argument("--images", type=positive(int), default=50, help="default: 50")
+    parser.add_argument(
+        "--repeats", type=positive(int), default=100, help="gradients of each kind (default: 100)"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()

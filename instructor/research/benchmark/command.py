@@ -85,21 +85,41 @@ def peak_memory() -> int:
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
-    parser.add_argument("--batch_sizes", type=positive(int), nargs="+", default=[50, 128, 512])
     parser.add_argument(
-        "--steps", type=positive(int), nargs="+", default=[2, 3, 10], help="values of T"
+        "--batch_sizes",
+        type=positive(int),
+        nargs="+",
+        default=[50, 128, 512],
+        help="rows of the table (default: 50 128 512)",
     )
-    parser.add_argument("--rounds", type=positive(int), default=5)
-    parser.add_argument("--chain_states", choices=["last", "all"], default="last")
     parser.add_argument(
-        "--threads", type=positive(int), default=1, help="of PyTorch, in each process"
+        "--steps",
+        type=positive(int),
+        nargs="+",
+        default=[2, 3, 10],
+        help="values of T (default: 2 3 10)",
     )
-    parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--processes", action="store_true")
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--patches", action="store_true")
-    parser.add_argument("--pixyz", action="store_true")
-    parser.add_argument("--data_dir", default=DATA_DIR, help="for --pixyz")
+    parser.add_argument(
+        "--rounds", type=positive(int), default=5, help="epochs of each loop (default: 5)"
+    )
+    parser.add_argument(
+        "--chain_states",
+        choices=["last", "all"],
+        default="last",
+        help="the estimator, as in train.py (default: last)",
+    )
+    parser.add_argument(
+        "--threads", type=positive(int), default=1, help="of PyTorch, in each process (default: 1)"
+    )
+    for flag, text in (
+        ("--profile", "instead: where the time of the Trainer goes"),
+        ("--processes", "instead: 1 and 2 processes under torchrun"),
+        ("--memory", "instead: the cache of a million examples"),
+        ("--patches", "instead: part 5's Gibbs sweep beside the dense layout"),
+        ("--pixyz", "instead: the VAE beside Pixyz's"),
+    ):
+        parser.add_argument(flag, action="store_true", help=text)
+    parser.add_argument("--data_dir", default=DATA_DIR, help="for --pixyz (default: dataset)")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     keep_freed_memory()

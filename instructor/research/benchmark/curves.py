@@ -35,7 +35,7 @@ def curve(processes: int, seed: int) -> list[float]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__name__, __doc__)
-    parser.add_argument("--seeds", type=positive(int), default=5)
+    parser.add_argument("--seeds", type=positive(int), default=5, help="runs each (default: 5)")
     args = parser.parse_args(argv)
     runs = np.array(
         [[curve(processes, seed) for seed in range(args.seeds)] for processes in (1, 2)]
