@@ -114,6 +114,13 @@ def test_the_arguments_exist(page, command):
         for part in re.findall(r"points\(part='([\d.]+)'\)", command):
             assert f', part="{part}")' in tests
         return
+    if words[:2] == ["-m", "instructor"] and len(words) > 2:
+        try:
+            importlib.import_module(door.COMMANDS[words[2]])
+        except ModuleNotFoundError as missing:  # CI runs this file again with staff's requirements
+            if find_spec("psutil") is None and missing.name in ("dask", "jinja2", "psutil"):
+                pytest.skip("needs instructor/requirements.txt")
+            raise
     try:
         program, arguments = program_of(words)
         if "--help" in words:
@@ -125,10 +132,6 @@ def test_the_arguments_exist(page, command):
         else:
             with pytest.raises(UnderstoodError):
                 program(arguments)
-    except ModuleNotFoundError as missing:  # CI runs these files again with staff's requirements
-        if find_spec("psutil") is None and missing.name in ("dask", "jinja2", "psutil"):
-            pytest.skip("needs instructor/requirements.txt")
-        raise
     except UnderstoodError:  # a program that takes no arguments
         assert not arguments
 
