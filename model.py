@@ -246,6 +246,10 @@ class StateCache:
         """All states that some chain has left here, [n, K] with n <= N."""
         return self.table[(self.table != self.not_visited).all(dim=1)]
 
+    def share(self, processes) -> None:
+        """Give every one of the processes that train together all rows; each knows its own."""
+        processes.share_rows(self.table)
+
     # Submissions of version 1.0 index the cache like the tensor that it was.
     def __getitem__(self, idx: torch.Tensor) -> torch.Tensor:
         return self.table[idx]

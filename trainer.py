@@ -237,7 +237,7 @@ class Trainer:
         """
         cache = self.task.cache
         if cache is not None:
-            self.processes.share_rows(cache.table)
+            cache.share(self.processes)
         random_states = self.processes.gather(random_state(self.shuffle))
         if self.processes.rank > 0:
             return
