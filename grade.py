@@ -188,7 +188,12 @@ def grade_folder(task: str, folder: Path, data_dir: Path, split: str | None = No
         bits = bits_per_image(codes.shape[1], info["code_kind"], info["num_categories"])
         return {**result, "bits": bits, "split": info["split"], "reason": ""}
     except (GradeError, DataError) as error:
-        return {"raw": 0.0, "grade": 0.0, "points": 0.0, "reason": str(error)}
+        return ungraded(str(error))
+
+
+def ungraded(reason: str) -> dict:
+    """The result of a task that earns nothing."""
+    return {"raw": 0.0, "grade": 0.0, "points": 0.0, "reason": reason}
 
 
 def read_info(folder: Path, task: str) -> dict:

@@ -98,7 +98,7 @@ def measure(inference, task: str, content: bytes) -> dict:
                 inference.main([*arguments, "--data_dir", DATA_DIR])
         except (Exception, SystemExit) as error:  # whatever student code raises is a reason
             reason = str(error) if isinstance(error, SystemExit) else repr(error)
-            return {"reason": reason, "points": 0.0, "raw": 0.0, "grade": 0.0}
+            return grade.ungraded(reason)
         return grade.grade_folder(task, Path(folder), Path(DATA_DIR))
 
 

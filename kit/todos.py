@@ -67,8 +67,10 @@ def explain_error(error: Exception, known: tuple[type[Exception], ...] = ()) -> 
     kit = [frame for frame in frames if Path(frame.filename).is_relative_to(ROOT)]
     if own:
         return f"{text}\n{_place(own[-1])}"
-    if isinstance(error, known) or not kit:
-        return str(error) if isinstance(error, known) else text
+    if isinstance(error, known):
+        return str(error)
+    if not kit:
+        return text
     hint = "What submission.py returned, or what a file holds, does not fit here."
     return f"{text}\n{_place(kit[-1])}\n{hint}"
 

@@ -125,9 +125,10 @@ def first_examples(dataset, count: int, device) -> tuple[torch.Tensor, torch.Ten
     return x.to(device), labels.to(device)
 
 
-def progress_of(epoch: int, num_epochs: int) -> float:
-    """How far a schedule has come in this epoch, from 0 in the first to 1."""
-    return min(1.0, (epoch - 1) / max(1, ANNEAL * num_epochs))
+def annealed(start: float, end: float, epoch: int, num_epochs: int) -> float:
+    """A value that goes from `start` in the first epoch to `end`, by equal factors per epoch."""
+    progress = min(1.0, (epoch - 1) / max(1, ANNEAL * num_epochs))
+    return start * (end / start) ** progress
 
 
 def as_images(images: torch.Tensor, what: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from kit.settings import JSASettings
-from kit.tasks.base import Task, TaskError, as_images, progress_of
+from kit.tasks.base import Task, TaskError, annealed, as_images
 
 MEASURE_EVERY = 5  # batches from one look at acceptance rate and sample size to the next
 
@@ -63,7 +63,7 @@ class JSATask(Task):
     def start_epoch(self, epoch, num_epochs):
         self.start_chains(epoch)
         start, end = self.settings.sigma_start, self.settings.sigma
-        self.joint.sigma.fill_(start * (end / start) ** progress_of(epoch, num_epochs))
+        self.joint.sigma.fill_(annealed(start, end, epoch, num_epochs))
 
     def start_chains(self, epoch: int) -> None:
         """From `cache_start_epoch` on, the chains start from the cached states."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kit.settings import JSASettings, PatchSettings
-from kit.tasks.base import Task, as_images, first_examples, progress_of
+from kit.tasks.base import Task, annealed, as_images, first_examples
 from kit.tasks.jsa import JSATask
 from model import StateCache, split_choices
 
@@ -46,7 +46,7 @@ class PatchTask(Task):
 
     def start_epoch(self, epoch, num_epochs):
         start, end = self.settings.beta_start, self.settings.beta
-        self.joint.beta.fill_(start * (end / start) ** progress_of(epoch, num_epochs))
+        self.joint.beta.fill_(annealed(start, end, epoch, num_epochs))
         taken = self.cache.visited()
         if len(taken):
             count = torch.bincount(taken.flatten().long(), minlength=self.num_categories)
