@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from kit.assignment import TASKS
+from kit.assignment import CODE_KINDS, TASKS
 from kit.files import DATA_DIR, DataError, fingerprint, read_arrays, write_json
 
 SAMPLES_PER_CLASS = 100
@@ -78,8 +78,7 @@ def compression_bonus(code_length: int) -> float:
 
 def bits_per_image(code_length: int, kind: str, num_categories: int = 0) -> float:
     """Size of one code: 32 bits a float, 1 a Bernoulli variable, log2 C a categorical one."""
-    bits = {"float": 32.0, "bernoulli": 1.0, "categorical": math.log2(max(num_categories, 1))}
-    return code_length * bits[kind]
+    return code_length * math.log2(CODE_KINDS[kind].values or max(num_categories, 1))
 
 
 def raw_score(task: str, mse: float, ssim: float, fid: float, bonus: float) -> float:
@@ -139,7 +138,8 @@ def evaluate(
         GradeError: an array is not what it should be; the message says which and why.
     """
     check_array("reconstructions", reconstructions, images.shape, "uint8")
-    check_array("codes", codes, (len(images), None), "float32 uint8 int16")
+    dtypes = " ".join(kind.dtype for kind in CODE_KINDS.values())
+    check_array("codes", codes, (len(images), None), dtypes)
     if not np.isfinite(codes).all():
         raise GradeError("codes hold numbers that are not finite")
     if not 1 <= codes.shape[1] <= NUM_PIXELS:
@@ -205,7 +205,7 @@ def read_info(folder: Path, task: str) -> dict:
         expected: dict[str, Callable[[object], bool]] = {
             "task": lambda value: value == task,
             "split": lambda value: isinstance(value, str),
-            "code_kind": lambda value: value in ("float", "bernoulli", "categorical"),
+            "code_kind": lambda value: value in TASKS[task].code_kinds,
             "num_categories": lambda value: isinstance(value, int),
             "images_sha256": lambda value: isinstance(value, str),
         }

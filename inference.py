@@ -14,7 +14,7 @@ import torch
 
 from data_utils import JsaDataset, ensure_prepared, load_split, make_loader, set_seed, to_uint8
 from grade import SAMPLES_PER_CLASS
-from kit.assignment import available_tasks
+from kit.assignment import CODE_KINDS, available_tasks
 from kit.files import DataError, fingerprint, write_arrays, write_json
 from kit.processes import TrainingError, pick_device
 from kit.settings import RunSettings, SettingsError, from_config, run_from_config
@@ -24,8 +24,6 @@ from trainer import read_checkpoint
 
 with import_explained(__name__ == "__main__"):
     import submission
-
-CODE_DTYPES = {"float": torch.float32, "bernoulli": torch.uint8, "categorical": torch.int16}
 
 
 class InferenceError(Exception):
@@ -79,7 +77,8 @@ def load_task(checkpoint_path: str, given: dict, device: torch.device) -> tuple[
 
 @torch.no_grad()
 def encode(task: Task, dataset: JsaDataset, latent_dim: int, device: torch.device) -> np.ndarray:
-    """The codes of a split, [N, latent_dim]: float32, or uint8 bits, or int16 categories."""
+    """The codes of a split, [N, latent_dim], in the dtype of CODE_KINDS."""
+    dtype = getattr(torch, CODE_KINDS[task.code_kind].dtype)
     codes = []
     for x, labels, _ in make_loader(dataset, 500):
         code = task.encode(x.to(device), labels.to(device))
@@ -87,15 +86,14 @@ def encode(task: Task, dataset: JsaDataset, latent_dim: int, device: torch.devic
             raise InferenceError(f"a code must be [{len(x)}, {latent_dim}], not {list(code.shape)}")
         if not torch.isfinite(code).all():
             raise InferenceError("the encoder gave numbers that are not finite")
-        codes.append(code.to(CODE_DTYPES[task.code_kind]).cpu().numpy())
+        codes.append(code.to(dtype).cpu().numpy())
     return np.concatenate(codes)
 
 
 @torch.no_grad()
 def decode(task: Task, codes: np.ndarray, labels: np.ndarray, device: torch.device) -> np.ndarray:
     """Images of codes, uint8 [N, 28, 28]; nothing but codes and labels goes in."""
-    # Back from the compact types: bits are float32 and categories int64 in the models.
-    dtype = torch.int64 if task.code_kind == "categorical" else torch.float32
+    dtype = getattr(torch, CODE_KINDS[task.code_kind].in_model)
     images = []
     for start in range(0, len(codes), 500):
         code = torch.as_tensor(codes[start : start + 500]).to(device, dtype)

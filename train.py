@@ -6,20 +6,13 @@ from pathlib import Path
 
 import torch
 
-from data_utils import (
-    JsaDataset,
-    ensure_prepared,
-    gaussian2d,
-    keep_freed_memory,
-    load_split,
-    set_seed,
-)
+from data_utils import keep_freed_memory, set_seed
 from kit.assignment import available_tasks
 from kit.command_line import Call, parse
 from kit.files import DataError, fingerprint, write_json
 from kit.processes import Processes, TrainingError, pick_device
 from kit.settings import SettingsError, from_config, run_from_config, to_config
-from kit.tasks import TaskError, make_task
+from kit.tasks import TaskError, make_task, task_class
 from kit.todos import explain_error, import_explained, todo_message
 from trainer import Trainer
 
@@ -27,18 +20,6 @@ with import_explained(__name__ == "__main__"):
     import submission
 
 FREE_ON_RESUME = {"epochs", "data_dir", "device"}  # may differ from the run that is resumed
-
-
-def load_data(config: dict) -> tuple[JsaDataset, JsaDataset]:
-    """The training and the validation set of a run."""
-    if config.get("dataset") == "gaussian2d":
-        return JsaDataset(*gaussian2d(2000, seed=0)), JsaDataset(*gaussian2d(500, seed=1))
-    ensure_prepared(config["data_dir"])
-    train, valid = (
-        JsaDataset(*load_split(config["data_dir"], split), config["binarize"])
-        for split in ("train", "valid")
-    )
-    return train, valid.frozen()
 
 
 def read_config(save_dir: Path) -> dict | None:
@@ -89,12 +70,13 @@ def run(call: Call) -> None:
     if call.resume:
         config = resumed_config(save_dir, call.given | {"task": call.settings.task})
     settings, run_settings = from_config(config), run_from_config(config)
+    kind = task_class(settings)
     keep_freed_memory()
-    if config.get("dataset") == "gaussian2d":
-        torch.set_num_threads(1)  # tensors this small lose time when threads share them
+    if kind.threads:
+        torch.set_num_threads(kind.threads)
     processes = Processes()
     device = processes.start(pick_device(run_settings.device))
-    train_set, valid_set = processes.in_turn(load_data, config)
+    train_set, valid_set = processes.in_turn(kind.load_data, settings, run_settings)
     sha256 = fingerprint(train_set.images.numpy())
     if call.resume and config.get("train_sha256") != sha256:
         raise TrainingError(f"the training images are not those that {save_dir} was started with")

@@ -9,6 +9,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class CodeKind:
+    """What one entry of a code is.
+
+    Attributes:
+        dtype: of a code that is stored or sent on, by its name in NumPy and torch.
+        in_model: of the same code inside a model.
+        values: how many an entry can have, as bits of storage for a float; None: as many as the
+            model has categories.
+    """
+
+    dtype: str
+    in_model: str
+    values: int | None
+
+
+CODE_KINDS = {
+    "float": CodeKind("float32", "float32", 2**32),
+    "bernoulli": CodeKind("uint8", "float32", 2),
+    "categorical": CodeKind("int16", "int64", None),
+}
+
+
+@dataclass(frozen=True)
 class Part:
     """One part of the assignment and its task.
 
@@ -21,7 +44,7 @@ class Part:
         todos: prefixes of the TODOs that the task needs, in the order of work.
         points: of the autograder, by TODO.
         quality: points for quality; 0 for a ranking only.
-        code_kinds: what the entries of a code may be: "float", "bernoulli", "categorical".
+        code_kinds: what the entries of a code may be, of CODE_KINDS.
         max_categories: the most values of one categorical entry that the grader takes.
         labelled: whether the model is told the digit; samples are then judged digit by digit.
         samples_count: whether samples count in the raw score.

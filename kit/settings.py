@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
-from kit.assignment import TASKS
+from kit.assignment import CODE_KINDS, TASKS
 from kit.files import DATA_DIR
 from model import ACTIVATIONS
 
-LIKELIHOODS, LATENTS = ("gaussian", "bernoulli"), ("bernoulli", "categorical")
+LIKELIHOODS, LATENTS = ("gaussian", "bernoulli"), TASKS["JSA"].code_kinds
 METRICS, CHAIN_STATES = ("mse", "loss", "nll"), ("last", "all")
 BINARIZE, CODES = ("none", "threshold", "dynamic"), ("mode", "best", "posterior")
 DATASETS, SAMPLERS = ("images", "gaussian2d"), ("gibbs", "mis")
@@ -241,7 +241,7 @@ class ToySettings(JSASettings):
 
     def __post_init__(self):
         super().__post_init__()
-        values = 2 if self.latent == "bernoulli" else self.num_categories
+        values = CODE_KINDS[self.latent].values or self.num_categories
         if values**self.latent_dim > MAX_TOY_STATES:
             raise SettingsError(
                 f"--dataset gaussian2d enumerates all states: at most {MAX_TOY_STATES}, not "

@@ -20,14 +20,13 @@ from instructor.grading.hidden import Hidden
 from instructor.grading.result import Metrics, Pictures, Quality
 from instructor.grading.uploads import plain
 from instructor.isolation.sandbox import Limits, SandboxedWorker
-from kit.assignment import TASKS
+from kit.assignment import CODE_KINDS, TASKS
 from kit.files import read_arrays
 from tests.tools import CLASSIFIER
 from tests.worker import WorkerError, pack
 
 PROGRAM = "instructor.grading.quality_child"  # what answers in the sandbox
 MAX_LATENT_DIM = grade.NUM_PIXELS
-CODE_DTYPES = {"float": "<f4", "bernoulli": "|u1", "categorical": "<i2"}
 # Codes of floats get noise of this share of each entry's spread before they are decoded. A decoder
 # trained on samples of z does not notice; digits packed into the mantissa do not survive.
 BLUR = 0.05
@@ -95,13 +94,13 @@ def read_codes(declaration: dict, data: bytes, count: int, task: str) -> tuple[n
         raise QualityError("the code's size is not declared")
     if not 1 <= length <= MAX_LATENT_DIM:
         raise QualityError(f"a code has 1 to {MAX_LATENT_DIM} entries")
-    if kind == "categorical" and not 2 <= categories <= most:
+    values = CODE_KINDS[kind].values or categories
+    if kind == "categorical" and not 2 <= values <= most:
         raise QualityError(f"an entry has 2 to {most} categories")
-    codes = read_array(data, CODE_DTYPES[kind], (count, length), "the code")
-    if kind != "float":
-        values = 2 if kind == "bernoulli" else categories
-        if codes.min() < 0 or codes.max() >= values:
-            raise QualityError(f"the entries of a {kind} code are 0 to {values - 1}")
+    dtype = np.dtype(CODE_KINDS[kind].dtype).str
+    codes = read_array(data, dtype, (count, length), "the code")
+    if kind != "float" and (codes.min() < 0 or codes.max() >= values):
+        raise QualityError(f"the entries of a {kind} code are 0 to {values - 1}")
     return codes, grade.bits_per_image(length, kind, categories)
 
 

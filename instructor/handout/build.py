@@ -28,20 +28,28 @@ from instructor.handout.checks import (
     HandoutError,
     check_import,
     check_leaks,
+    check_names,
     check_points,
     write_files,
 )
 from instructor.handout.stubs import MarkerError, find_blocks, only_parts, strip_solutions
-from instructor.layout import AUTOGRADER, EXPECTED, PROVIDED, SOLVED, files
+from instructor.layout import (
+    AUTOGRADER,
+    EXPECTED,
+    OTHER,
+    PAGES,
+    PICTURES,
+    PROVIDED,
+    SOLVED,
+    files,
+)
 from kit.assignment import PARTS, USUAL, code_points
 from kit.files import ROOT, atomic_write
 
-PAGES = "instructor/handout"  # README.md and, in Chinese, README.zh-CN.md
 ENGLISH, CHINESE = "README.md", "README.zh-CN.md"
-OTHER = ("requirements.txt", "pyproject.toml", "LICENSE", ".gitignore", "dataset/README.md")
-PICTURES = ("dataset/pictures/*.png",)  # those that the page shows
 OPEN_SPLITS = ("train", "valid")
-PART = re.compile(r"<!-- part (\d) -->\n?(.*?)<!-- /part \1 -->\n?", re.DOTALL)
+ALONE = re.compile(r"^(<!-- /?part \d -->)\n", re.MULTILINE)  # goes with the line it stands on
+PART = re.compile(r"<!-- part (\d) -->(.*?)<!-- /part \1 -->", re.DOTALL)
 WITHOUT = re.compile(r"<!-- without part (\d)\n(.*?)-->\n?", re.DOTALL)
 VALUES = "tests/expected/expected.npz"
 
@@ -78,28 +86,31 @@ def collect(root: Path = ROOT, parts: tuple[str, ...] = USUAL, lang: str = "en")
 
 
 def for_students(text: str, name: str, parts: tuple[str, ...] = USUAL) -> str:
-    """Drop from a page what is of parts that the course does not have.
+    """Drop from a page what is of parts that the course does not have, and check that it is gone.
 
     `<!-- part 5 -->` ... `<!-- /part 5 -->` stays where the course has part 5, without the
     comments; the text of a comment `<!-- without part 5 ... -->` appears where it has not. Rows of
-    tables that begin with a part's number or task go with the part, and commands name a task that
-    is left. `<!-- points -->90<!-- /points -->` becomes the points of all parts.
+    tables that begin with a part's number or task go with the part, and commands name a part or
+    task that is left. `<!-- points -->90<!-- /points -->` becomes the points of all parts.
     """
-    rest = PART.sub(lambda found: found[2] if found[1] in parts else "", text)
+    rest = ALONE.sub(r"\1", text)
+    rest = PART.sub(lambda found: found[2] if found[1] in parts else "", rest)
     rest = WITHOUT.sub(lambda found: found[2] if found[1] not in parts else "", rest)
-    other = PARTS[parts[0]].task
+    other = PARTS[parts[0]]
     for number, part in PARTS.items():
         if number not in parts:
             rest = re.sub(rf"^\| ({number}|`{part.task}`.*?) \|.*\n", "", rest, flags=re.MULTILINE)
-            for head, tail in (("--task ", ""), ("runs/", ""), ("--checkpoint ", "=")):
-                rest = rest.replace(f"{head}{part.task}{tail}", f"{head}{other}{tail}")
+            rest = re.sub(rf"(--task |--checkpoint |/){part.task}\b", rf"\g<1>{other.task}", rest)
+            rest = re.sub(rf"-k part{number}\b", f"-k part{other.number}", rest)
     points = f"{code_points(parts):g}"
     rest = re.sub(r"<!-- points -->\d+<!-- /points -->", points, rest)
     if found := re.search(r"<!-- .*", rest):
         raise HandoutError(
             f"{name}: the comment {found[0]!r} is unknown or nested, or it has no partner"
         )
-    return re.sub(r"\n{3,}", "\n\n", rest)
+    rest = re.sub(r"\n{3,}", "\n\n", rest)
+    check_names(name, rest, parts)
+    return rest
 
 
 def without_lines(content: bytes, word: str) -> bytes:

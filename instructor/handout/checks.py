@@ -10,6 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from instructor.handout.stubs import find_blocks, strip_solutions
+from kit.assignment import PARTS
+from kit.settings import names_of, settings_class
 
 SHORTEST_LEAK = 20  # characters; shorter lines are everybody's
 # Lines of solutions that tests/ holds too, each looked at: the head of a branch, and a call that a
@@ -62,6 +64,26 @@ def check_leaks(source: str, files: Files, code: Collection[str]) -> None:
 
 def _without_indentation(text: str) -> str:
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def check_names(page: str, text: str, parts: Collection[str]) -> None:
+    """Refuse a page that names a part which is left out, or its task, TODOs, classes or flags.
+
+    Classes count in code only, since "VAE" is a word as well, and flags that no part here has.
+    """
+    code = " ".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+    here = {flag for part in parts for flag in names_of(settings_class(PARTS[part].task))}
+    found = []
+    for number in PARTS.keys() - set(parts):
+        part = PARTS[number]
+        others = set(names_of(settings_class(part.task))) - here
+        flags = [rf"--{flag}(?![\w-])" for flag in others]
+        names = [rf"\b{part.task}\b", rf"(?i:\bpart ?|第 ?|\bTODO ){number}\b", *flags]
+        found += [match[0] for name in names for match in re.finditer(name, text, re.ASCII)]
+        found += [name for name in part.classes if re.search(rf"\b{name}\b", code)]
+    if found:
+        given = f"the handout of part {', '.join(sorted(parts))}"
+        raise HandoutError(f"{page}: {given} names {', '.join(sorted(set(found)))}")
 
 
 def check_import(folder: Path) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from instructor.door import add_parts, make_parser
 from instructor.handout.stubs import Block, find_blocks
-from instructor.layout import SOLVED
+from instructor.layout import PLATFORMS, SOLVED
 from kit.assignment import PARTS
 from kit.files import ROOT, atomic_write
 
-TEMPLATE = ROOT / "instructor" / "handout" / "platforms" / "classroom.yml"
+TEMPLATE = PLATFORMS / "classroom.yml"
 GRADER = """
       - id: {id}
         uses: classroom-resources/autograding-command-grader@v1

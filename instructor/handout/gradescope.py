@@ -18,13 +18,8 @@ from pathlib import Path
 from instructor.door import add_parts, make_parser
 from instructor.handout.build import collect, pack
 from instructor.handout.checks import Files, HandoutError
-from instructor.layout import ISOLATION, SOLVED, files
+from instructor.layout import ON_GRADESCOPE, PLATFORMS, SCRIPTS, SOLVED, files
 from kit.files import ROOT, atomic_write
-
-SCRIPTS = ("setup.sh", "run_autograder")  # their names are Gradescope's
-PLATFORMS = ROOT / "instructor" / "handout" / "platforms"
-# What the scripts call beside the sandbox: `python3 -m instructor sandbox`, pip.
-STAFF = (*ISOLATION, "instructor/requirements.txt")
 
 
 def autograder(parts: tuple[str, ...], seed: int) -> Files:
@@ -38,7 +33,7 @@ def autograder(parts: tuple[str, ...], seed: int) -> Files:
         for path, content in collect(parts=parts).items()
         if not path.endswith((".md", ".png", ".gitignore"))
     }
-    for path in (SOLVED, *files(*STAFF)):
+    for path in (SOLVED, *files(*ON_GRADESCOPE)):
         contents[path] = (ROOT / path).read_bytes()
     for name in SCRIPTS:
         contents[name] = (PLATFORMS / name).read_bytes()

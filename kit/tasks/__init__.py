@@ -6,7 +6,12 @@ from kit.assignment import TASKS
 from kit.settings import TaskSettings
 from kit.tasks.base import Task, TaskError
 
-__all__ = ["Task", "TaskError", "make_task"]
+__all__ = ["Task", "TaskError", "make_task", "task_class"]
+
+
+def task_class(settings: TaskSettings) -> type[Task]:
+    """The class of the task object that these settings are for."""
+    return pkgutil.resolve_name(settings.task_class)
 
 
 def make_task(submission, settings: TaskSettings, num_examples: int = 0, device="cpu") -> Task:
@@ -24,5 +29,4 @@ def make_task(submission, settings: TaskSettings, num_examples: int = 0, device=
     part = TASKS[settings.task]
     if missing := [name for name in part.classes if not hasattr(submission, name)]:
         raise TaskError(f"submission.py has no {' and no '.join(missing)} (part {part.number})")
-    kind = pkgutil.resolve_name(settings.task_class)
-    return kind.make(submission, settings, num_examples, device)
+    return task_class(settings).make(submission, settings, num_examples, device)

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_utils import make_loader, to_uint8
-from kit.settings import TaskSettings
+from data_utils import JsaDataset, ensure_prepared, load_split, make_loader, to_uint8
+from kit.settings import RunSettings, TaskSettings
 from model import StateCache
 
 ANNEAL = 0.6  # share of the epochs in which sigma (or beta) goes from its start to its end
@@ -26,9 +26,10 @@ class Task:
 
     Attributes:
         cache: the latent states that belong into a checkpoint, or None.
-        code_kind: "float", "bernoulli" or "categorical", the entries of one code.
+        code_kind: what the entries of a code are, of CODE_KINDS.
         num_categories: of one entry, where code_kind is "categorical".
         has_images: whether the data are images, which inference.py can encode.
+        threads: of torch in training; None: as many as it likes.
         samples_at_once: samples times images, in `log_marginal`.
     """
 
@@ -36,10 +37,21 @@ class Task:
     code_kind = "float"
     num_categories = 0
     has_images = True
+    threads: int | None = None
     samples_at_once = 10_000
 
     def __init__(self, model: nn.Module, settings: TaskSettings):
         self.model, self.settings = model, settings
+
+    @staticmethod
+    def load_data(settings: TaskSettings, run: RunSettings) -> tuple[JsaDataset, JsaDataset]:
+        """The training and the validation set of a run."""
+        ensure_prepared(run.data_dir)
+        train, valid = (
+            JsaDataset(*load_split(run.data_dir, split), settings.binarize)
+            for split in ("train", "valid")
+        )
+        return train, valid.frozen()
 
     @classmethod
     def make(cls, submission, settings: TaskSettings, num_examples: int, device) -> "Task":

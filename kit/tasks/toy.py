@@ -2,6 +2,8 @@
 
 import torch
 
+from data_utils import JsaDataset, gaussian2d
+from kit.assignment import CODE_KINDS
 from kit.tasks.jsa import JSATask
 
 GRID, CHAIN_STEPS = 120, 2000
@@ -12,13 +14,19 @@ class ToyTask(JSATask):
 
     x_shape = (2,)
     has_images = False
+    threads = 1  # tensors this small lose time when threads share them
+
+    @staticmethod
+    def load_data(settings, run):
+        return JsaDataset(*gaussian2d(2000, seed=0)), JsaDataset(*gaussian2d(500, seed=1))
 
     def all_states(self) -> torch.Tensor:
         """Every value of h, [S, K]: S = 2^K bits or C^D categories."""
-        num_values = 2 if self.joint.latent == "bernoulli" else self.joint.num_categories
-        grid = torch.cartesian_prod(*[torch.arange(num_values)] * self.joint.latent_dim)
-        grid = grid.reshape(-1, self.joint.latent_dim).to(self.joint.device)
-        return grid.float() if self.joint.latent == "bernoulli" else grid
+        kind = CODE_KINDS[self.joint.latent]
+        values = torch.arange(kind.values or self.joint.num_categories)
+        grid = torch.cartesian_prod(*[values] * self.joint.latent_dim)
+        grid = grid.reshape(-1, self.joint.latent_dim)
+        return grid.to(self.joint.device, getattr(torch, kind.in_model))
 
     def exact(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Enumerate: log p(x) [B], log p(h|x) [S, B] and log q(h|x) [S, B], in nats."""

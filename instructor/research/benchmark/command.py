@@ -72,7 +72,7 @@ def profile() -> None:
 def memory() -> None:
     make(1)  # loads what any sampler needs
     before = peak_memory()
-    table = make(1_000_000).cache.table
+    table = make(1_000_000).cache.state_dict()["cache"]
     used = (peak_memory() - before) / 1e6
     print(f"cache of {len(table):,} x {table.shape[1]} bits: {table.nbytes / 1e6:.0f} MB;")
     print(f"peak resident memory grew by {used:.0f} MB with it and its two models")

@@ -138,7 +138,6 @@ class Published(PlainLoader):
     def load(self, images, batch_size):
         super().load(images, batch_size)
         self.rng = np.random.default_rng(0)
-        self.cached = self.sampler.cache.table
 
     def loss(self, x, index):
         steps, batch = self.num_mis_steps, len(x)
@@ -151,7 +150,8 @@ class Published(PlainLoader):
         if self.cache:
             fresh = states[::steps]
             cached = self.sampler.start_state(fresh, index)
-            new = (self.cached[index, 0] == self.sampler.cache.not_visited).numpy()
+            # No state was there, or one like this draw: that is written once more, as it is.
+            new = (cached == fresh).all(dim=1).numpy()
             log_q = self.beside(self.log_prob(self.proposal.net(x), cached), log_q)
             log_p = self.beside(self.log_joint(x, cached), log_p)
         log_w = (log_p - log_q).detach().cpu().numpy().reshape(batch, steps + 1)
@@ -166,9 +166,9 @@ class Published(PlainLoader):
             for i in range(batch):
                 row = int(at[i]) % (steps + 1)
                 if row > 0:
-                    self.cached[index[i]] = states[i * steps + row - 1].cpu()
+                    self.sampler.cache.put(index[i], states[i * steps + row - 1].cpu())
                 elif new[i]:
-                    self.cached[index[i]] = cached[i].cpu()
+                    self.sampler.cache.put(index[i], cached[i].cpu())
         visited = torch.LongTensor(visited[-batch:] if self.last_only else visited)
         return -torch.gather(log_q, 0, visited).mean() - torch.gather(log_p, 0, visited).mean()
 
