@@ -16,6 +16,8 @@ ACTIVATIONS = {
     "softplus": nn.Softplus,
 }
 
+INITIAL_SPREAD = 0.5  # standard deviation of the first component logits of a mixture prior
+
 # ----------------------------------------------------------------------------------------------
 # Network builders: a demo that a student may use, copy or replace
 
@@ -97,6 +99,38 @@ class Bits:
         return u.lt_(p)  # u < p as 0 and 1, in the place of u
 
 
+class Features:
+    """The numbers that stand for h in a network or a matrix product: bits as they are, categories
+    one-hot.
+
+    Inside `differentiable` those of one h have a gradient, which tells how log p(x, h) changes
+    with each entry of h (kit/local_steps.py).
+    """
+
+    def __init__(self, latent: str, num_categories: int):
+        self.latent, self.num_categories = latent, num_categories
+        self.watched: tuple[torch.Tensor, torch.Tensor] | None = None  # inside `differentiable`
+
+    def __call__(self, h: torch.Tensor) -> torch.Tensor:
+        """h [..., K] -> [..., K] for bits; h [..., D] -> [..., D * C] for categories; floats."""
+        if self.watched is not None and self.watched[0] is h:
+            return self.watched[1]
+        if self.latent == "bernoulli":
+            return h
+        one_hot = F.one_hot(h.long(), self.num_categories)  # (..., D, C)
+        return one_hot.flatten(-2).to(torch.get_default_dtype())  # (..., D * C)
+
+    @contextlib.contextmanager
+    def differentiable(self, h: torch.Tensor):
+        """Inside the block `self(h)` is the tensor that the block gets, which takes a gradient."""
+        features = self(h).detach().clone().requires_grad_()
+        self.watched = h, features
+        try:
+            yield features
+        finally:
+            self.watched = None
+
+
 class LatentModel(nn.Module):
     """What the joint model and the proposal share: the kind of latent, sizes and the network.
 
@@ -142,6 +176,7 @@ class LatentModel(nn.Module):
         self.x_features = math.prod(self.x_shape)
         # How many numbers describe h to a network: K bits, or D one-hot vectors of length C.
         self.h_features = latent_dim * (num_categories if latent == "categorical" else 1)
+        self.features = Features(latent, num_categories)
         self.register_buffer("sigma", torch.tensor(float(sigma)))
         self.net = net if net is not None else self.build_net()
 
@@ -154,17 +189,64 @@ class LatentModel(nn.Module):
         raise NotImplementedError("a subclass builds the network")
 
 
+class BaseMixturePrior(nn.Module):
+    """The parameters of a prior that learns: p(h) = sum_m pi_m prod_j p(h_j|m).
+
+    Args:
+        num_components: M.
+        latent_dim, latent, num_categories: as in LatentModel.
+
+    Attributes:
+        mixture_logits: [M]; pi is their softmax.
+        component_logits: of p(h_j = 1|m), [M, K], for bits; of p(h_j = c|m), [M, D, C], for
+            categories.
+        features: what turns h into numbers, see `Features`.
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        latent_dim: int,
+        *,
+        latent: str = "bernoulli",
+        num_categories: int = 10,
+    ):
+        super().__init__()
+        self.latent_dim, self.latent, self.num_categories = latent_dim, latent, num_categories
+        self.features = Features(latent, num_categories)
+        values = [num_categories] if latent == "categorical" else []
+        self.mixture_logits = nn.Parameter(torch.zeros(num_components))
+        # Equal components would have equal gradients, and so stay equal.
+        start = INITIAL_SPREAD * torch.randn(num_components, latent_dim, *values)
+        self.component_logits = nn.Parameter(start)
+
+    def log_prob(self, h: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a subclass sums over the components")
+
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> torch.Tensor:
+        raise NotImplementedError("a subclass draws a component, then h")
+
+
 class BaseJointModel(LatentModel):
-    """p(x, h) = p(h) p(x|h); `self.net` maps h (one-hot if categorical) to logits of x."""
+    """p(x, h) = p(h) p(x|h); `self.net` maps h (one-hot if categorical) to logits of x.
+
+    Args:
+        mixture: the prior that learns, whose parameters become a part of this model; None where
+            the prior is uniform.
+        others: see LatentModel.
+    """
+
+    def __init__(self, latent_dim: int, *, mixture: BaseMixturePrior | None = None, **others):
+        super().__init__(latent_dim, **others)
+        self.mixture = mixture
+        if mixture is not None:
+            self.features = mixture.features  # one for both, so that one gradient sees both terms
 
     def x_logits(self, h: torch.Tensor) -> torch.Tensor:
         """Run the network: h [..., K] -> logits of the mean of x, [..., *x_shape]."""
-        if self.latent == "categorical":
-            h = F.one_hot(h.long(), self.num_categories)  # (..., D, C)
-            h = h.flatten(-2)  # (..., D * C)
-        lead = h.shape[:-1]
-        logits = self.net(h.reshape(-1, self.h_features).to(self.sigma.dtype))
-        return logits.reshape(*lead, *self.x_shape)
+        features = self.features(h).to(self.sigma.dtype)  # (..., h_features)
+        logits = self.net(features.reshape(-1, self.h_features))
+        return logits.reshape(*features.shape[:-1], *self.x_shape)
 
 
 class Remembered(NamedTuple):

@@ -4,7 +4,7 @@
     part 3    GenModel (TODO 3)
     part 4    JointModel and ProposalModel (TODO 4.1 to 4.3), log_importance_weight and mis_chain,
               the weight of a state and the walk of a chain (TODO 4.4), MISampler (TODO 4.5),
-              jsa_loss (TODO 4.6)
+              jsa_loss (TODO 4.6), MixturePrior (TODO 4.7)
     part 5    render (TODO 5.1), patch_log_scores (TODO 5.2), gibbs_sweep (TODO 5.3),
               PatchJoint and PatchProposal (TODO 5.4)
 
@@ -31,6 +31,7 @@ from torch.distributions import Categorical, Independent, Normal
 
 from model import (
     BaseJointModel,
+    BaseMixturePrior,
     BasePatchJoint,
     BasePatchProposal,
     BaseProposalModel,
@@ -208,7 +209,7 @@ class GenModel(nn.Module):
 
 
 class JointModel(BaseJointModel):
-    """p(x, h) = p(h) p(x|h) with a uniform prior; see BaseJointModel for the arguments."""
+    """p(x, h) = p(h) p(x|h); see BaseJointModel for the arguments."""
 
     def build_net(self) -> nn.Module:
         """The network from h (`self.h_features` numbers) to `self.x_features` logits of x."""
@@ -225,14 +226,17 @@ class JointModel(BaseJointModel):
         # END SOLUTION
 
     def prior(self):
-        """p(h), uniform, as an object with `log_prob(h)` and `sample((S,))`, [S, K]."""
-        # TODO 4.2: the uniform distribution of h. Where `self.latent` is "bernoulli", K bits with
-        # probability 1/2; where it is "categorical", D variables with `self.num_categories` equally
-        # likely values. `log_prob(h)` sums over the latent dimensions. Hint: `Bits(logits)` of
-        # model.py does, and so does `Independent(Categorical(logits=...), 1)`, where 1 is how many
-        # dimensions are summed. A new tensor belongs on the model's device:
-        # `torch.zeros(..., device=self.device)`.
+        """p(h) as an object with `log_prob(h)` and `sample((S,))`, [S, K]."""
+        # TODO 4.2: the prior that learns, `self.mixture`, where it is not None (TODO 4.7 makes it
+        # work); else the uniform distribution of h. Where `self.latent` is "bernoulli", that is K
+        # bits with probability 1/2; where it is "categorical", D variables with
+        # `self.num_categories` equally likely values. `log_prob(h)` sums over the latent
+        # dimensions. Hint: `Bits(logits)` of model.py does, and so does
+        # `Independent(Categorical(logits=...), 1)`, where 1 is how many dimensions are summed. A
+        # new tensor belongs on the model's device: `torch.zeros(..., device=self.device)`.
         # BEGIN SOLUTION
+        if self.mixture is not None:
+            return self.mixture
         if self.latent == "bernoulli":
             return Bits(torch.zeros(self.latent_dim, device=self.device))
         logits = torch.zeros(self.latent_dim, self.num_categories, device=self.device)
@@ -255,7 +259,9 @@ class JointModel(BaseJointModel):
 
     def log_joint_prob(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         """log p(x, h) in nats: x [B, ...] and h [B, K] or [S, B, K] -> [B] or [S, B]."""
-        # TODO 4.2: log p(h) + log p(x|h). The gradient must reach the network's parameters.
+        # TODO 4.2: log p(h) + log p(x|h). The gradient must reach the network's parameters, those
+        # of the prior where it has some, and h where that is asked for (`h.requires_grad`): never
+        # round or detach h.
         # BEGIN SOLUTION
         return self.prior().log_prob(h) + self.likelihood(h).log_prob(x)
         # END SOLUTION
@@ -460,6 +466,47 @@ def jsa_loss(joint, proposal, x: torch.Tensor, h: torch.Tensor):
     h = h.detach()
     return -joint.log_joint_prob(x, h).mean(), -proposal.log_conditional_prob(h, x).mean()
     # END SOLUTION
+
+
+class MixturePrior(BaseMixturePrior):
+    """p(h) = sum_m pi_m prod_j p(h_j|m); see BaseMixturePrior for its parameters.
+
+    A component m is drawn once for a whole h; given m, the entries of h are independent. All
+    entries depend on the same m, so a mixture knows which values go together.
+    """
+
+    def log_prob(self, h: torch.Tensor) -> torch.Tensor:
+        """log p(h) in nats: h [..., K] -> [...]."""
+        # TODO 4.7: log sum_m exp(log pi_m + sum_j log p(h_j|m)), by `torch.logsumexp`: the
+        # probability of 200 bits is 0 in float32. pi is the softmax of `self.mixture_logits` [M].
+        # `self.component_logits` are the logits of h given m: [M, K] for bits, as those of `Bits`;
+        # [M, D, C] for categories. Finite at logits of -60 and 60 too. The gradient must reach
+        # both parameters, and h where `h.requires_grad`. Hint: a log-probability of bits is
+        # h_j * logit_j - softplus(logit_j), so one matrix product gives the sum over j for all m.
+        # With `self.features(h)`, [..., D * C], one does for categories too.
+        # BEGIN SOLUTION
+        log_pi = torch.log_softmax(self.mixture_logits, dim=0)  # (M,)
+        if self.latent == "bernoulli":
+            logits = self.component_logits  # (M, K)
+            log_p = h @ logits.T - F.softplus(logits).sum(dim=-1)  # (..., M)
+        else:
+            log_p_values = torch.log_softmax(self.component_logits, dim=-1)  # (M, D, C)
+            log_p = self.features(h) @ log_p_values.flatten(1).T  # (..., M)
+        return torch.logsumexp(log_pi + log_p, dim=-1)
+        # END SOLUTION
+
+    @torch.no_grad()
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> torch.Tensor:
+        """Independent samples of p(h): float32 of 0/1 or int64 categories, [*sample_shape, K]."""
+        # TODO 4.7: for each sample draw a component m, then all entries of h given this m. Hint:
+        # `Categorical(logits=...).sample(sample_shape)`, and `self.component_logits[m]`.
+        # BEGIN SOLUTION
+        m = Categorical(logits=self.mixture_logits).sample(sample_shape)  # (...)
+        logits = self.component_logits[m]  # (..., K) or (..., D, C)
+        if self.latent == "bernoulli":
+            return Bits(logits).sample()
+        return Categorical(logits=logits).sample()
+        # END SOLUTION
 
 
 # ----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from kit.assignment import available_tasks
 from kit.command_line import Call, parse
 from kit.files import DataError, fingerprint, write_json
 from kit.processes import Processes, TrainingError, pick_device
-from kit.settings import SettingsError, from_config, run_from_config, to_config
+from kit.settings import SettingsError, completed, from_config, run_from_config, to_config
 from kit.tasks import TaskError, make_task, task_class
 from kit.todos import explain_error, import_explained, todo_message
 from trainer import Trainer
@@ -33,7 +33,7 @@ def read_config(save_dir: Path) -> dict | None:
         config = None
     if not isinstance(config, dict) or "task" not in config:
         raise TrainingError(f"{file} is damaged; remove {save_dir} to start over")
-    return config
+    return completed(config)
 
 
 def resumed_config(save_dir: Path, given: dict) -> dict:

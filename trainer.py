@@ -215,7 +215,7 @@ class Trainer:
             for batch in self.valid_loader:
                 x, labels, _ = self.to_device(*batch)
                 loss, _ = self.task.loss(x, labels, None)
-                recon = self.task.decode(self.task.encode(x, labels), labels)
+                recon = self.task.reconstruct(x, labels)
                 values = {"val_loss": loss, "val_mse": ((recon - x) ** 2).mean()}
                 values |= self.task.diagnostics(x)
                 if estimate_nll:

@@ -46,10 +46,72 @@ def reconstruction_rows(images: np.ndarray, recon: np.ndarray, width: int = 10) 
     return rows
 
 
+def save_latents(path: Path, entries: list[int], rows: list[np.ndarray]) -> Path:
+    """What single entries of a code do.
+
+    Args:
+        entries: their numbers.
+        rows: for each entry images and their differences from the image before, [n, 2, 28, 28].
+    """
+    figure = Figure(figsize=(9, 0.45 * len(rows) + 0.3), layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    left.suptitle("images", fontsize=LARGE)
+    right.suptitle("what changed (red: more ink, blue: less)", fontsize=LARGE)
+    limit = max(np.abs(row[:, 1]).max() for row in rows)
+    for side, part, colors in ((left, 0, ("gray", 0, 1)), (right, 1, ("berlin", -limit, limit))):
+        axes = side.subplots(len(rows), squeeze=False).flat
+        for axis, entry, row in zip(axes, entries, rows, strict=True):
+            line = np.concatenate([np.pad(image, 1) for image in row[:, part]], axis=1)
+            axis.imshow(line, cmap=colors[0], vmin=colors[1], vmax=colors[2])
+            axis.set(xticks=[], yticks=[])
+            name = f"h$_{{{entry}}}$" if side is left else ""
+            axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=LARGE)
+    return save_figure(figure, path, dpi=100)
+
+
+def save_components(path: Path, images: np.ndarray, weights: list[float]) -> Path:
+    """The mean images of a mixture's components, uint8 [M, 28, 28], and their weights."""
+    columns = 10
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(0.8 * columns, rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, weight in zip(axes.flat, images, weights, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(f"{weight:.1%}", fontsize=SMALL)
+    return save_figure(figure, path, dpi=100)
+
+
+def save_codes(path: Path, codes: torch.Tensor, labels: torch.Tensor) -> Path:
+    """Codes of two entries as points of the plane, coloured by digit.
+
+    Args:
+        codes: [N, 2]; labels: [N]. Where entries are discrete, points that would hide each other
+            are spread a little.
+    """
+    places = codes.cpu().double().numpy()
+    if len(np.unique(places)) < len(places):
+        places = places + np.random.default_rng(0).uniform(-0.35, 0.35, places.shape)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axis = figure.subplots()
+    colors = colormaps["tab10"]
+    for digit in range(10):
+        own = places[labels.cpu().numpy() == digit]
+        axis.scatter(*own.T, s=8, color=colors(digit), label=str(digit))
+    axis.legend(fontsize=SMALL, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.tick_params(labelsize=SMALL)
+    axis.set_title("codes of images, by digit", fontsize=LARGE)
+    return save_figure(figure, path, dpi=100)
+
+
 def save_curves(path: Path, history: list[dict[str, float]]) -> Path:
-    """One small panel for each column of log.csv; training and validation loss share one."""
+    """One small panel for each column of log.csv; with its floor, or for validation too, if any."""
     names = list(dict.fromkeys(name for row in history for name in row if name != "epoch"))
-    panels = [["loss", "val_loss"]] + [[n] for n in names if n not in ("loss", "val_loss")]
+    beside = {"loss": "val_loss"} | {name: f"{name}_floor" for name in names}
+    beside = {name: other for name, other in beside.items() if {name, other} <= {*names}}
+    alone = [name for name in names if name not in beside.values()]
+    panels = [[name, beside[name]] if name in beside else [name] for name in alone]
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
@@ -59,7 +121,9 @@ def save_curves(path: Path, history: list[dict[str, float]]) -> Path:
     for axis, panel in zip(axes.flat, panels, strict=False):
         for name in panel:
             points = [(row["epoch"], row[name]) for row in history if name in row]
-            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 2 else "")
+            style = ":" if name.endswith("_floor") else "-"
+            marker = "." if len(points) < 2 else ""
+            axis.plot(*zip(*points, strict=True), style, label=name, marker=marker)
         axis.set_title(" and ".join(panel), fontsize=LARGE)
         axis.tick_params(labelsize=SMALL)
         axis.grid(alpha=0.3)

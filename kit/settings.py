@@ -20,12 +20,14 @@ from model import ACTIVATIONS
 
 LIKELIHOODS, LATENTS = ("gaussian", "bernoulli"), TASKS["JSA"].code_kinds
 METRICS, CHAIN_STATES = ("mse", "loss", "nll"), ("last", "all")
-BINARIZE, CODES = ("none", "threshold", "dynamic"), ("mode", "best", "posterior")
+PRIORS = ("mixture", "uniform")
+BINARIZE, CODES = ("none", "threshold", "dynamic"), ("local", "best", "mode", "posterior")
 DATASETS, SAMPLERS = ("images", "gaussian2d"), ("gibbs", "mis")
 CATEGORIES = (2, TASKS["JSA"].max_categories)
 MAX_TOY_STATES = 4096
 MAX_PROTOTYPES = TASKS["CGAE"].max_categories // 28**2
-NO_SETTINGS = {"task", "train_sha256"}  # stand in config.json beside the settings
+RUN_MARK = "train_sha256"  # only the config of a run has it
+NO_SETTINGS = {"task", RUN_MARK}  # stand in config.json beside the settings
 
 # Help texts that are too long for the line of their setting.
 METRIC_TEXT = """best.pth has the smallest: reconstruction error, loss, or -log p(x) by importance
@@ -37,15 +39,20 @@ SIGMA_TEXT = """standard deviation of the Gaussian likelihood in the last epochs
 reconstructions, chains that move less"""
 CACHE_TEXT = "first epoch in which chains start from the cached states; before, from draws of q"
 STATES_TEXT = "train on the chain's last state, or on the average over all its states"
-CODE_TEXT = """how an image is encoded: the mode of q(h|x); the best by log p(x, h) of the mode and
---code_draws draws; or one of these draws, in proportion to its importance weight"""
+CODE_TEXT = """how an image is encoded: the best by log p(x, h) of the mode of q(h|x) and
+--code_draws draws, improved by --code_steps single changes (local) or not (best); the mode; or one
+of the draws, in proportion to its importance weight (posterior)"""
+PRIOR_TEXT = "p(h): a mixture of products that learns, or the paper's uniform prior"
+LOCAL_TEXT = "G, gradient-guided single changes of h after the proposals; 0: the paper's sampler"
 
 
 class SettingsError(ValueError):
     """A setting has a value that it cannot have; the message names it."""
 
 
-def setting(default, text: str, choices=None, *, bounds=None, unset: str = "", only: str = ""):
+def setting(
+    default, text: str, choices=None, *, bounds=None, unset: str = "", only: str = "", before=None
+):
     """One setting.
 
     Args:
@@ -54,8 +61,10 @@ def setting(default, text: str, choices=None, *, bounds=None, unset: str = "", o
         bounds: the smallest and the largest number; None: any number greater than 0.
         unset: what the default None means, for --help.
         only: a flag and value without which this setting has no meaning.
+        before: its value in runs from before the setting was there; None: the default.
     """
     metadata = {"text": text, "choices": choices, "bounds": bounds, "unset": unset, "only": only}
+    metadata["before"] = before
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -210,8 +219,13 @@ class JSASettings(TaskSettings):
     num_mis_steps: int = setting(10, "proposals per batch and example")
     cache_start_epoch: int | None = setting(None, CACHE_TEXT, unset="the last third")
     chain_states: str = setting("last", STATES_TEXT, CHAIN_STATES)
-    code: str = setting("best", CODE_TEXT, CODES)
+    prior: str = setting("mixture", PRIOR_TEXT, PRIORS, before="uniform")
+    prior_components: int = setting(50, "M, of the mixture", bounds=(1, 10_000))
+    lr_prior: float = setting(3e-2, "peak learning rate for the mixture")
+    local_steps: int = setting(3, LOCAL_TEXT, bounds=(0, 10_000), before=0)
+    code: str = setting("local", CODE_TEXT, CODES)
     code_draws: int = setting(20, "draws for --code")
+    code_steps: int = setting(40, "changes that --code local tries", bounds=(0, 10_000))
 
     def __post_init__(self):
         super().__post_init__()
@@ -230,6 +244,8 @@ class JSASettings(TaskSettings):
     lr_joint=1e-3,
     lr_proposal=1e-3,
     code="mode",
+    prior_components=1,
+    local_steps=0,
     sigma=0.05,
     sigma_start=0.05,
     cache_start_epoch=1,
@@ -309,14 +325,25 @@ def names_of(*kinds: type[Settings]) -> list[str]:
     return [line.name for kind in kinds for line in fields(kind)]
 
 
+def completed(config: dict) -> dict:
+    """The config of a run, with the settings that were not there yet when it was made."""
+    if config.get("task") not in TASKS:
+        return config
+    kind = settings_class(config["task"], config.get("dataset"))
+    before = {line.name: line.metadata["before"] for line in fields(kind)}
+    return {name: value for name, value in before.items() if value is not None} | config
+
+
 def from_config(config: dict) -> TaskSettings:
-    """The task's settings in a config; what it lacks has its default, other keys are left alone.
+    """The task's settings in the config of a run; what it lacks is `completed` or has its default,
+    other keys are left alone.
 
     Raises:
         SettingsError: there is no such task, or a value cannot be.
     """
     if config.get("task") not in TASKS:
         raise SettingsError(f"task must be one of {', '.join(TASKS)}, not {config.get('task')!r}")
+    config = completed(config)
     kind = settings_class(config["task"], config.get("dataset"))
     return kind(**{name: config[name] for name in names_of(kind) if name in config})
 
@@ -342,4 +369,4 @@ def read_settings_file(path: str | Path) -> dict:
         raise SettingsError(f"--config {path} cannot be read ({error})") from error
     if not isinstance(found, dict):
         raise SettingsError(f"--config {path} must hold a JSON object, name: value")
-    return found
+    return completed(found) if RUN_MARK in found else found

@@ -20,7 +20,7 @@ from torch.distributions import Normal, kl_divergence
 from data_utils import set_seed
 from kit.settings import GenSettings
 from kit.tasks.vae import GenTask
-from model import BasePatchJoint, BaseProposalModel
+from model import BaseMixturePrior, BasePatchJoint, BaseProposalModel
 
 Outputs = dict[str, np.ndarray]
 
@@ -282,9 +282,9 @@ def _arguments(model):
     return {name: model[name] for name in names} | {"x_shape": tuple(model["x_shape"])}
 
 
-def _joint(submission, model):
+def _joint(submission, model, **more):
     net = _linear(model["p_weight"], model["p_bias"])
-    return submission.JointModel(model["latent_dim"], net=net, **_arguments(model))
+    return submission.JointModel(model["latent_dim"], net=net, **_arguments(model), **more)
 
 
 def _proposal(submission, model):
@@ -360,6 +360,74 @@ def probe_prior_samples(submission, model, num_samples, seed):
     joint = _joint(submission, model)
     torch.manual_seed(seed)
     return {"h": joint.prior().sample((num_samples,))}
+
+
+class _GivenMixture(BaseMixturePrior):
+    """Stands for the student's MixturePrior while JointModel is looked at: no distribution, but a
+    function of h with gradients, and samples that cannot come from anywhere else."""
+
+    def log_prob(self, h):
+        return self.features(h) @ self.component_logits[0].flatten() - self.mixture_logits[0]
+
+    def sample(self, sample_shape=()):
+        return torch.full((*sample_shape, self.latent_dim), 7)
+
+
+def _mixture(kind, model):
+    sizes = {name: model[name] for name in ("latent", "num_categories")}
+    mixture = kind(len(model["mixture_logits"]), model["latent_dim"], **sizes)
+    for name in ("mixture_logits", "component_logits"):
+        getattr(mixture, name).data.copy_(model[name])
+    return mixture
+
+
+def _gradient_of_h(log_prob, h):
+    """The gradient of `log_prob(h).sum()` with respect to bits h, 0 where there is none."""
+    h = h.clone().requires_grad_()
+    value = log_prob(h)
+    if not value.requires_grad:
+        return torch.zeros_like(h)
+    (gradient,) = torch.autograd.grad(value.sum(), h, allow_unused=True)
+    return torch.zeros_like(h) if gradient is None else gradient
+
+
+def probe_joint_with_mixture(submission, model, x, h):
+    """The joint model whose prior is `_GivenMixture`, at h [S, B, K] and x [B, ...]."""
+    mixture = _mixture(_GivenMixture, model)
+    joint = _joint(submission, model, mixture=mixture)
+    outputs = {
+        "log_prior": joint.prior().log_prob(h),
+        "samples": joint.prior().sample((2,)),
+        "log_joint": joint.log_joint_prob(x, h),
+        "gradient": _gradients(joint.log_joint_prob(x, h), mixture),
+    }
+    if h.is_floating_point():
+        outputs["d_h"] = _gradient_of_h(lambda h: joint.log_joint_prob(x, h), h)
+    return outputs
+
+
+def probe_mixture(submission, model, h, wanted=None):
+    """MixturePrior at h [S, B, K] and at one h [K]; wanted: as in `probe_joint`."""
+    mixture = _mixture(submission.MixturePrior, model)
+    outputs = {
+        "log_p": lambda: mixture.log_prob(h),
+        "log_p_one": lambda: mixture.log_prob(h[0, 0]),
+        "gradient": lambda: _gradients(mixture.log_prob(h), mixture),
+    }
+    if h.is_floating_point():
+        outputs["d_h"] = lambda: _gradient_of_h(mixture.log_prob, h)
+    return {name: outputs[name]() for name in wanted or outputs if name in outputs}
+
+
+def probe_mixture_samples(submission, model, num_samples, seed):
+    mixture = _mixture(submission.MixturePrior, model)
+    torch.manual_seed(seed)
+    return {
+        "h": mixture.sample((num_samples,)),
+        "one": mixture.sample(),
+        "several": mixture.sample((2, 3)),
+        "reseeds": _reseeds(lambda: mixture.sample((2,))),
+    }
 
 
 def probe_proposal(submission, model, x, h, wanted=None):

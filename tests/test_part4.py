@@ -1,4 +1,4 @@
-"""Part 4: JSA (TODO 4.1 to 4.6), on models small enough to enumerate."""
+"""Part 4: JSA (TODO 4.1 to 4.7), on models small enough to enumerate."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from tests.tools import (
     check_finite,
     check_frequencies,
     check_shape,
+    mixture_model,
     network_model,
     state_numbers,
     states_of,
@@ -42,7 +43,7 @@ def every_state(model, batch):
 # TODO 4.1
 
 
-@pytest.mark.points(0.5, part="4.1")
+@pytest.mark.points(0.25, part="4.1")
 @pytest.mark.parametrize("hidden", [None, [], [30, 20], [17]])
 @each_latent
 def test_build_net(probe, rng, latent, hidden):
@@ -90,7 +91,7 @@ def joint_probe(probe, reference, rng, kind, wanted, batch=5, x_shape=(1, 2, 2))
     return probe("joint", wanted=wanted, **inputs), reference("joint", **inputs), inputs
 
 
-@pytest.mark.points(1, part="4.2")
+@pytest.mark.points(0.5, part="4.2")
 @each_latent
 def test_prior(probe, reference, rng, latent):
     kind = (latent, "gaussian")
@@ -107,6 +108,30 @@ def test_prior(probe, reference, rng, latent):
 
 
 @pytest.mark.points(0.5, part="4.2")
+@each_latent
+def test_prior_that_learns(probe, reference, rng, latent):
+    """Where the joint model has a mixture, that is its prior; here a stand-in for TODO 4.7's."""
+    model = network_model(rng, latent) | mixture_model(rng, latent)
+    inputs = {"model": model, "x": data(rng, model, 5), "h": every_state(model, 5)}
+    found = probe("joint_with_mixture", **inputs)
+    expected = reference("joint_with_mixture", **inputs)
+    states = len(inputs["h"])
+    mistakes = {"the uniform prior: use self.mixture": np.full((states, 5), -np.log(states))}
+    check_close(found["log_prior"], expected["log_prior"], "log p(h) with a mixture", mistakes)
+    samples = found["samples"]
+    message = "with a mixture, prior().sample must be the mixture's"
+    check(samples.shape == expected["samples"].shape and (samples == 7).all(), message)
+    uniform = expected["log_joint"] - expected["log_prior"] - np.log(states)
+    mistakes = {"the uniform prior in place of the mixture": uniform}
+    check_close(found["log_joint"], expected["log_joint"], "log p(x, h) with a mixture", mistakes)
+    for name, of in (("gradient", "the mixture's parameters"), ("d_h", "h")):
+        if name in expected:
+            mistakes = {f"a result that is detached from {of}": 0 * expected[name]}
+            what = f"the gradient of log p(x, h) with respect to {of}"
+            check_close(found[name], expected[name], what, mistakes, atol=1e-3)
+
+
+@pytest.mark.points(0.25, part="4.2")
 @each_kind
 def test_likelihood(probe, reference, rng, latent, likelihood):
     wanted = ["log_likelihood"]
@@ -165,7 +190,7 @@ def test_log_joint_prob(probe, reference, rng, latent, likelihood):
     check(np.isfinite(found["log_joint"]).all(), message)
 
 
-@pytest.mark.points(0.5, part="4.2")
+@pytest.mark.points(0.25, part="4.2")
 @each_kind
 def test_joint_decode(probe, reference, rng, latent, likelihood):
     kind = (latent, likelihood)
@@ -188,7 +213,7 @@ def proposal_probe(probe, reference, rng, latent, wanted, batch=5):
     return probe("proposal", wanted=wanted, **inputs), reference("proposal", **inputs), inputs
 
 
-@pytest.mark.points(1.5, part="4.3")
+@pytest.mark.points(1.25, part="4.3")
 @each_latent
 def test_log_conditional_prob(probe, reference, rng, latent):
     wanted = ["log_q", "log_q_one", "log_q_object", "gradient"]
@@ -219,7 +244,7 @@ def test_log_conditional_prob(probe, reference, rng, latent):
     check(np.isfinite(found).all(), message + ", not with log(probabilities)")
 
 
-@pytest.mark.points(1.5, part="4.3")
+@pytest.mark.points(1, part="4.3")
 @each_latent
 def test_sample_latent(probe, reference, rng, latent):
     model = network_model(rng, latent)
@@ -249,7 +274,7 @@ def test_sample_latent(probe, reference, rng, latent):
     check_frequencies(numbers, joint, "samples for two examples of a batch, jointly")
 
 
-@pytest.mark.points(1, part="4.3")
+@pytest.mark.points(0.75, part="4.3")
 @each_latent
 def test_encode(probe, reference, rng, latent):
     found, expected, inputs = proposal_probe(probe, reference, rng, latent, ["code"], batch=20)
@@ -564,3 +589,113 @@ def test_jsa_loss(probe, reference, rng, latent):
             what = f"the gradient of {loss} with respect to the parameters of {by}"
             mistakes = {"a loss that is detached": 0 * value} if value.any() else {}
             check_close(found[name], value, what, mistakes)
+
+
+# ----------------------------------------------------------------------------------------------
+# TODO 4.7
+
+
+def log_softmax(a: np.ndarray, axis=-1) -> np.ndarray:
+    a = a.astype(float)
+    return a - np.logaddexp.reduce(a, axis=axis, keepdims=True)
+
+
+def mixture_terms(model, h):
+    """log pi [M] and log p(h_j|m) of each entry, [..., M, K], worked out one by one."""
+    logits = model["component_logits"].astype(float)  # (M, K) or (M, D, C)
+    if model["latent"] == "bernoulli":
+        terms = np.expand_dims(h, -2) * logits - np.logaddexp(0, logits)
+    else:
+        one_hot = np.eye(model["num_categories"])[h]  # (..., D, C)
+        terms = (np.expand_dims(one_hot, -3) * log_softmax(logits)).sum(axis=-1)
+    return log_softmax(model["mixture_logits"]), terms
+
+
+@pytest.mark.points(1.5, part="4.7")
+@each_latent
+def test_mixture_log_prob(probe, rng, latent):
+    model = mixture_model(rng, latent)
+    h = every_state(model, 2)
+    log_pi, terms = mixture_terms(model, h)
+    log_p = terms.sum(axis=-1)  # (S, B, M)
+    raw = model["mixture_logits"].astype(float)
+
+    def mixed(weights, values):
+        return np.logaddexp.reduce(weights + values, axis=-1)
+
+    expected, each = mixed(log_pi, log_p), np.exp(log_pi)[:, None]
+    mistakes = {
+        "the weights pi forgotten": mixed(0, log_p),
+        "equal weights in place of pi": mixed(-np.log(len(log_pi)), log_p),
+        "weights that are not normalised: pi is the softmax of mixture_logits": mixed(raw, log_p),
+        "the largest term in place of the sum over the components": (log_pi + log_p).max(axis=-1),
+        "a product of the components in place of their mixture": (np.exp(log_pi) * log_p).sum(-1),
+        "a mixture for each entry of h: the sum over j stands inside that over m": np.log(
+            (each * np.exp(terms)).sum(axis=-2)
+        ).sum(axis=-1),
+        "the mean over the entries of h in place of their sum": mixed(log_pi, terms.mean(axis=-1)),
+        "the sign reversed": -expected,
+    }
+    if latent == "bernoulli":
+        mistakes["bits reversed"] = expected[::-1]
+    found = probe("mixture", model=model, h=h, wanted=["log_p", "log_p_one"])
+    check_close(found["log_p"], expected, "log p(h) of the mixture", mistakes)
+    check_close(found["log_p_one"], expected[0, 0], "log p(h) of one h [K]")
+    total = np.exp(found["log_p"][:, 0]).sum()
+    check(abs(total - 1) < 1e-4, f"p(h) summed over all h is {total:.4f}, expected 1")
+    # 300 latent variables: here p(h|m) itself is 0 in float32, its logarithm is not. The logits of
+    # one component are -60 and 60.
+    model = mixture_model(rng, latent, latent_dim=300)
+    model["component_logits"][0] = 60 * np.sign(model["component_logits"][0])
+    many = rng.integers(max(2, model["num_categories"]), size=(3, 2, 300)).astype(h.dtype)
+    log_pi, terms = mixture_terms(model, many)
+    found = probe("mixture", model=model, h=many, wanted=["log_p"])["log_p"]
+    what = "log p(h) of the mixture for 300 latent variables"
+    check_close(found, mixed(log_pi, terms.sum(axis=-1)), what, atol=1e-3)
+
+
+@pytest.mark.points(0.5, part="4.7")
+@each_latent
+def test_mixture_gradient(probe, reference, rng, latent):
+    model = mixture_model(rng, latent)
+    inputs = {"model": model, "h": every_state(model, 2)}
+    wanted = ["gradient", "d_h"]
+    found, expected = probe("mixture", wanted=wanted, **inputs), reference("mixture", **inputs)
+    for name, of in (("gradient", "the mixture's parameters"), ("d_h", "h")):
+        if name in expected:
+            mistakes = {f"a result that is detached from {of}": 0 * expected[name]}
+            what = f"the gradient of log p(h) with respect to {of}"
+            check_close(found[name], expected[name], what, mistakes, atol=1e-3)
+
+
+@pytest.mark.points(1, part="4.7")
+@each_latent
+def test_mixture_sample(probe, rng, latent):
+    model = mixture_model(rng, latent)
+    states, k = states_of(model), model["latent_dim"]
+    log_pi, terms = mixture_terms(model, states)
+    p = softmax(np.logaddexp.reduce(log_pi + terms.sum(axis=-1), axis=-1))
+    out = probe("mixture_samples", model=model, num_samples=2 * CHAINS, seed=4)
+    check_shape(out["h"], (2 * CHAINS, k), "sample((S,))")
+    check_shape(out["one"], (k,), "sample()")
+    check_shape(out["several"], (2, 3, k), "sample((2, 3))")
+    message = "sample sets the global random seed, so every call samples the same states"
+    check(not out["reseeds"], message)
+    numbers = state_numbers(model, out["h"])
+    check((numbers >= 0).all(), "a sample must be bits or categories, not probabilities")
+    apart = np.exp(np.logaddexp.reduce(log_pi[:, None] + terms, axis=-2)).prod(axis=-1)
+    hints = {
+        "as if each entry of h came from another component: draw m once for a whole h": apart,
+        "as if all components were equally likely: draw m from pi": np.exp(terms.sum(axis=-1)).mean(
+            axis=-1
+        ),
+    }
+    counts = np.bincount(numbers[:CHAINS], minlength=len(states)) / CHAINS
+    # Far from p and near another distribution, which it may be: a hint only, no verdict.
+    hint = next((h for h, q in hints.items() if np.abs(counts - q).max() < 0.01), "")
+    far = np.abs(counts - p).max() > 0.02
+    hint = f" ({hint})" if hint and far else ""
+    check_frequencies(numbers[:CHAINS], p, f"samples of the mixture{hint}")
+    pairs = numbers[:CHAINS] * len(states) + numbers[CHAINS:]
+    what = "samples of the mixture in one call, two of them jointly"
+    check_frequencies(pairs, np.outer(p, p).ravel(), what)

@@ -125,6 +125,18 @@ def network_model(
     }
 
 
+def mixture_model(rng, latent="bernoulli", components=4, latent_dim=None) -> dict:
+    """Parameters of a MixturePrior; no logits are normalised."""
+    model = sizes(latent)
+    model["latent_dim"] = latent_dim or model["latent_dim"]
+    values = [model["num_categories"]] if latent == "categorical" else []
+    shape = (components, model["latent_dim"], *values)
+    return model | {
+        "mixture_logits": (rng.normal(size=components) + 1).astype(np.float32),
+        "component_logits": (2 * rng.normal(size=shape)).astype(np.float32),
+    }
+
+
 def table_model(rng, latent="bernoulli", rows=3, spread=0.7) -> dict:
     """Tables of log p(x, h) and log q(h|x) for `rows` examples; see `_TableModel` in probes.py."""
     model = sizes(latent)
@@ -149,17 +161,19 @@ def check_frequencies(numbers, probabilities, what: str) -> None:
     `binom.sf(n p + b, n, p) + binom.cdf(n p - b, n, p)` of leaving a bound b is largest at
     p = 0.47, where it is 1.21e-9 (scipy, maximised over 2e5 values of p from 1e-9 on; 1.23e-9 with
     + 5.8, which leaves room for the 0.2 samples that a chain of `stationary` may be off). A run
-    checks at most 720 frequencies:
+    checks at most 900 frequencies:
         prior                           8 + 9
+        mixture                         8 + 9 + 8^2 + 9^2
         sample_latent                   2 (8 + 9) + 8^2 + 9^2
         mis_chain                       2
         step, and an own way of sample  2 * 3 (8 + 9)
         proposals of sample             2 (8 + 9 + 8^2 + 9^2)
         gibbs_sweep, PatchProposal      8^2 + 2 * 4^2
-    which is less than 9e-7 for the whole run. The other random checks add less than 1e-7: 36 equal
-    proposals in `test_cache` (4e-8, the mean of q^36 over the tables), the spread of z (6e-10),
-    signs of logits (1e-11), equal uniform numbers (1e-12). Together: below 1e-6. The success of
-    training (parts 2 and 3) has no such bound; it asks for far less than a working network reaches.
+    which is less than 1.1e-6 for the whole run. The other random checks add less than 1e-7: 36
+    equal proposals in `test_cache` (4e-8, the mean of q^36 over the tables), the spread of z
+    (6e-10), signs of logits (1e-11), equal uniform numbers (1e-12). Together: below 1.2e-6. The
+    success of training (parts 2 and 3) has no such bound; it asks for far less than a working
+    network reaches.
     """
     valid = (numbers >= 0) & (numbers < len(probabilities))
     check(valid.all(), f"{what} gave values that are no state (bits are 0 or 1)")

@@ -8,6 +8,7 @@ from torch import nn
 
 from data_utils import JsaDataset, ensure_prepared, load_split, make_loader, to_uint8
 from kit.settings import RunSettings, TaskSettings
+from kit.tasks import latents
 from model import StateCache
 
 ANNEAL = 0.6  # share of the epochs in which sigma (or beta) goes from its start to its end
@@ -81,6 +82,10 @@ class Task:
         """Codes [N, latent_dim] and labels [N] -> images in [0, 1], [N, 1, 28, 28]."""
         raise NotImplementedError
 
+    def reconstruct(self, x, labels) -> torch.Tensor:
+        """x decoded from its code, for validation: [N, 1, 28, 28]."""
+        return self.decode(self.encode(x, labels), labels)
+
     def generate(self, labels) -> torch.Tensor:
         """Generate one image per label, [N, 1, 28, 28]; unconditional models ignore the labels."""
         raise NotImplementedError
@@ -109,19 +114,34 @@ class Task:
     def draw(self, dataset, folder: Path, device) -> list[Path]:
         """Write the task's pictures into `folder`; returns their paths.
 
-        samples.png has a row for each digit, reconstructions.png originals above reconstructions.
+        samples.png has a row for each digit, reconstructions.png originals above reconstructions,
+        interpolation.png ways from one digit to another, latents.png what the ten strongest
+        entries of a code do, codes.png (for codes of two entries) where each digit lies.
         """
         from kit import pictures  # here, because matplotlib takes a while to load
 
         x, labels = first_examples(dataset, 20, device)
-        recon = to_uint8(self.decode(self.encode(x, labels), labels))
-        rows = pictures.reconstruction_rows(to_uint8(x), recon)
+        codes = self.encode(x, labels)
+        rows = pictures.reconstruction_rows(to_uint8(x), to_uint8(self.decode(codes, labels)))
         digits = torch.arange(10, device=device).repeat_interleave(10)
         samples = to_uint8(self.generate(digits)).reshape(10, 10, 28, 28)
-        return [
+        ways = [
+            to_uint8(latents.interpolate(self, codes[i], codes[i + 1], labels[i], 10))
+            for i in range(0, len(codes) - 1, 2)
+        ]
+        strongest = latents.strongest(self, codes[:5], labels[:5], 10)
+        moves = [latents.traverse(self, codes, labels, j, 10).cpu().numpy() for j in strongest]
+        drawn = [
             pictures.save_grid(folder / "samples.png", list(samples)),
             pictures.save_grid(folder / "reconstructions.png", rows),
+            pictures.save_grid(folder / "interpolation.png", ways),
+            pictures.save_latents(folder / "latents.png", strongest, moves),
         ]
+        if codes.shape[1] == 2:
+            x, labels = first_examples(dataset, 1000, device)
+            path = folder / "codes.png"
+            drawn.append(pictures.save_codes(path, self.encode(x, labels), labels))
+        return drawn
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.model.state_dict()

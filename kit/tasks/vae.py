@@ -40,7 +40,12 @@ class GenTask(Task):
         recon_x, mu, log_var = self.model(x, labels)
         recon_x = as_images(recon_x, "forward")
         arguments = {"var": self.settings.var, "likelihood": self.settings.likelihood}
-        return self.vae_loss(recon_x, x, mu, log_var, **arguments), {}
+        loss = self.vae_loss(recon_x, x, mu, log_var, **arguments)
+        if index is None:
+            return loss, {}
+        with torch.no_grad():  # of a perfect reconstruction only the KL is left
+            kl = self.vae_loss(x, x, mu, log_var, likelihood="gaussian")
+        return loss, {"reconstruction": loss.detach() - kl, "kl": kl}
 
     def encode(self, x, labels):
         _, mu, _ = self.model(x, self.seen(labels))

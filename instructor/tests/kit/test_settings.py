@@ -141,9 +141,12 @@ def config(tmp_path, monkeypatch):
 
 
 def test_a_run_starts_from_a_file_and_flags_win(config):
-    flags = config({"task": "JSA", "sigma": 0.3, "latent_dim": 7, "seed": 5, "train_sha256": "x"})
-    call = call_of(f"{flags} --sigma 0.4")
+    some = {"task": "JSA", "sigma": 0.3, "latent_dim": 7, "seed": 5}
+    call = call_of(f"{config(some)} --sigma 0.4")
     assert call.settings == JSASettings(sigma=0.4, latent_dim=7) and call.run.seed == 5
+    # A run's own config that lacks a setting is from before it: then as it was trained.
+    before = call_of(config(some | {"train_sha256": "x"})).settings
+    assert before == JSASettings(sigma=0.3, latent_dim=7, prior="uniform", local_steps=0)
     assert call_of(config({"task": "JSA", "dataset": "gaussian2d"})).settings == ToySettings()
     assert call_of(config({"lr": 1}) + " --task VAEwolabel").settings == VAESettings(lr=1.0)
 
