@@ -95,8 +95,8 @@ def grade_of(raw: float) -> float:
 
 
 def quality_points(task: str, raw: float) -> float:
-    """Points for quality: the raw score up to 10 (VAEwolabel) or 30 (Genwithlabel, JSA)."""
-    return min(raw, float(TASKS[task].quality))
+    """Points for quality: the raw score from 0 up to 10 (VAEwolabel) or 30 (Genwithlabel, JSA)."""
+    return min(max(raw, 0.0), float(TASKS[task].quality))  # an SSIM may be negative
 
 
 # ----------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ ACTIVATIONS = {
     "softplus": nn.Softplus,
 }
 
-INITIAL_SPREAD = 0.5  # standard deviation of the first component logits of a mixture prior
+# Standard deviation of the first component logits of a mixture prior. While codes are still like
+# coin flips, a component far from these loses all examples to others, and never gets them back.
+INITIAL_SPREAD = 0.05
 
 # ----------------------------------------------------------------------------------------------
 # Network builders: a demo that a student may use, copy or replace

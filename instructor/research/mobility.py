@@ -2,8 +2,8 @@
 
     python -m instructor mobility RUN [RUN ...] --out FILE.png
 
-Each RUN is a run folder of JSA. The dashed line is 1/t: the share of chains that would move in the
-t-th epoch if a move were a new record among t equally distributed weights.
+Each RUN is a run folder of JSA. The dashed line is the floor T / (tT + 1) of MIS: at least this
+share of the chains moves in the t-th epoch, for fixed p and q. It holds without local steps.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from instructor.door import make_parser
 from instructor.research.runs import read_run
+from kit.chains import moved_floor
 from kit.pictures import save_figure
 
 
@@ -22,18 +23,21 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
-    longest = 2
+    configs, longest = [], 2
     for run in args.runs:
         config, points = read_run(run, "moved")
+        configs.append(config)
         # In the first epoch with the cache every state is new, so that one says nothing.
         shares = [share for _, share in points[1:]]
-        label = f"sigma {config['sigma']:g}, cache from epoch {config['cache_start_epoch']}"
+        label = f"sigma {config['sigma']:g}, cache from epoch {config['cache_start_epoch']}, "
+        label += f"G = {config['local_steps']}"
         axis.plot(range(2, len(shares) + 2), shares, label=label)
         longest = max(longest, len(shares) + 1)
+    num_steps = [config["num_mis_steps"] for config in configs if config["local_steps"] == 0]
     epochs = range(2, longest + 1)
-    axis.plot(epochs, [1 / t for t in epochs], "k--", linewidth=1, label="1 / t")
-    axis.axhline(0.01, color="grey", linewidth=0.8)
-    axis.text(2, 0.0105, "frozen below", fontsize=7, color="grey")
+    for steps in sorted(set(num_steps)):
+        floor = [moved_floor(steps, t) for t in epochs]
+        axis.plot(epochs, floor, "k--", linewidth=1, label=f"floor of MIS, T = {steps}")
     axis.set(xscale="log", yscale="log", ylabel="share of cached states that moved")
     axis.set_xticks([t for t in (2, 5, 10, 20, 50, 100, 200, 500) if t <= longest])
     axis.xaxis.set_major_formatter("{x:g}")

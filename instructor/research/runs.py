@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from kit.settings import completed
+
 
 def read_run(run: Path, column: str) -> tuple[dict, list[tuple[int, float]]]:
     """The settings of a run, and (epoch, value) of one column of its log where it has a value.
@@ -12,7 +14,7 @@ def read_run(run: Path, column: str) -> tuple[dict, list[tuple[int, float]]]:
     Ends the program where this is no run folder, or one whose log has no such column.
     """
     try:
-        config = json.loads((run / "config.json").read_text())
+        config = completed(json.loads((run / "config.json").read_text()))
         with (run / "log.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row.get(column)]
     except (OSError, ValueError) as error:

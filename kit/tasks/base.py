@@ -29,6 +29,7 @@ class Task:
         cache: the latent states that belong into a checkpoint, or None.
         code_kind: what the entries of a code are, of CODE_KINDS.
         num_categories: of one entry, where code_kind is "categorical".
+        maps_codes: whether codes of two entries are shown as points of the plane.
         has_images: whether the data are images, which inference.py can encode.
         threads: of torch in training; None: as many as it likes.
         samples_at_once: samples times images, in `log_marginal`.
@@ -37,6 +38,7 @@ class Task:
     cache: StateCache | None = None
     code_kind = "float"
     num_categories = 0
+    maps_codes = True
     has_images = True
     threads: int | None = None
     samples_at_once = 10_000
@@ -137,7 +139,7 @@ class Task:
             pictures.save_grid(folder / "interpolation.png", ways),
             pictures.save_latents(folder / "latents.png", strongest, moves),
         ]
-        if codes.shape[1] == 2:
+        if self.maps_codes and codes.shape[1] == 2:
             x, labels = first_examples(dataset, 1000, device)
             path = folder / "codes.png"
             drawn.append(pictures.save_codes(path, self.encode(x, labels), labels))

@@ -40,6 +40,7 @@ class JSATask(Task):
     ):
         super().__init__(nn.ModuleDict({"joint": joint, "proposal": proposal}), settings)
         self.joint, self.proposal, self.sampler = joint, proposal, sampler
+        self.mixture = joint.mixture if settings.prior == "mixture" else None
         self.jsa_loss, self.log_importance_weight = jsa_loss, log_importance_weight
         self.cache = sampler.cache
         self.code_kind, self.num_categories = joint.latent, joint.num_categories
@@ -70,7 +71,7 @@ class JSATask(Task):
         return cls(joint, proposal, sampler, *functions, settings)
 
     def param_groups(self):
-        prior = [] if self.joint.mixture is None else list(self.joint.mixture.parameters())
+        prior = [] if self.mixture is None else list(self.mixture.parameters())
         others = [p for p in self.joint.parameters() if all(p is not own for own in prior)]
         groups = [
             {"params": others, "lr": self.settings.lr_joint},
@@ -197,11 +198,11 @@ class JSATask(Task):
     def draw(self, dataset, folder, device):
         """The pictures of every task, and components.png: the mixture's components by weight."""
         drawn = super().draw(dataset, folder, device)
-        if self.joint.mixture is None:
+        if self.mixture is None:
             return drawn
         from kit import pictures  # here, because matplotlib takes a while to load
 
-        weight = torch.softmax(self.joint.mixture.mixture_logits, dim=0)
+        weight = torch.softmax(self.mixture.mixture_logits, dim=0)
         weight, components = weight.topk(min(len(weight), MAX_COMPONENTS))
         images = torch.stack([self.component_image(m) for m in components])
         path = folder / "components.png"
@@ -209,7 +210,7 @@ class JSATask(Task):
 
     def component_image(self, m: int) -> torch.Tensor:
         """The mean image of component m of the mixture, by DRAWS draws of h: [28, 28]."""
-        logits = self.joint.mixture.component_logits[m]  # (K,) or (D, C)
+        logits = self.mixture.component_logits[m]  # (K,) or (D, C)
         kind = Bits if self.joint.latent == "bernoulli" else Categorical
         h = kind(logits=logits).sample((DRAWS,))  # (DRAWS, K)
         return self.decode(h, None).mean(dim=(0, 1))

@@ -24,6 +24,7 @@ class PatchTask(Task):
     """
 
     code_kind = "categorical"
+    maps_codes = False  # an entry is a number of a patch and its place, no coordinate
 
     def __init__(self, model, joint, cache: StateCache, settings: PatchSettings):
         super().__init__(model, settings)
@@ -169,6 +170,8 @@ def jsa_settings(settings: PatchSettings) -> JSASettings:
     return JSASettings(
         latent_dim=settings.latent_dim,
         latent="categorical",
+        prior="uniform",
+        local_steps=0,
         epochs=settings.epochs,
         num_mis_steps=settings.num_mis_steps,
         cache_start_epoch=settings.cache_start_epoch,

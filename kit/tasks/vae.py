@@ -45,7 +45,7 @@ class GenTask(Task):
             return loss, {}
         with torch.no_grad():  # of a perfect reconstruction only the KL is left
             kl = self.vae_loss(x, x, mu, log_var, likelihood="gaussian")
-        return loss, {"reconstruction": loss.detach() - kl, "kl": kl}
+            return loss, {"reconstruction": loss - kl, "kl": kl}
 
     def encode(self, x, labels):
         _, mu, _ = self.model(x, self.seen(labels))

@@ -19,7 +19,8 @@ import numpy as np
 from instructor.door import make_parser, positive
 
 EPOCHS = 12
-RUN = f"train.py --task JSA --hidden 200 --epochs {EPOCHS} --cache_start_epoch 7 --save_dir".split()
+RUN = f"train.py --task JSA --prior uniform --local_steps 0 --hidden 200 --epochs {EPOCHS} "
+RUN = f"{RUN} --cache_start_epoch 7 --save_dir".split()
 
 
 def curve(processes: int, seed: int) -> list[float]:

@@ -32,7 +32,13 @@ def binary_sample(batch_size: int) -> np.ndarray:
 def make(num_examples: int, **changes) -> JSATask:
     """A JSA task on binary images, with the same first weights each time."""
     usual = {"hidden": HIDDEN, "latent_dim": LATENT_DIM, "likelihood": "bernoulli"}
-    usual |= {"sigma_start": 1.0, "lr_joint": LEARNING_RATE, "lr_proposal": LEARNING_RATE}
+    usual |= {
+        "prior": "uniform",
+        "local_steps": 0,
+        "sigma_start": 1.0,
+        "lr_joint": LEARNING_RATE,
+        "lr_proposal": LEARNING_RATE,
+    }
     torch.manual_seed(0)
     return make_task(submission, JSASettings(**usual | changes), num_examples)
 
