@@ -46,10 +46,11 @@ def reconstruction_rows(images: np.ndarray, recon: np.ndarray, width: int = 10) 
     return rows
 
 
-def save_latents(path: Path, entries: list[int], rows: list[np.ndarray]) -> Path:
+def save_latents(path: Path, letter: str, entries: list[int], rows: list[np.ndarray]) -> Path:
     """What single entries of a code do.
 
     Args:
+        letter: what a code is called.
         entries: their numbers.
         rows: for each entry images and their differences from the image before, [n, 2, 28, 28].
     """
@@ -64,7 +65,7 @@ def save_latents(path: Path, entries: list[int], rows: list[np.ndarray]) -> Path
             line = np.concatenate([np.pad(image, 1) for image in row[:, part]], axis=1)
             axis.imshow(line, cmap=colors[0], vmin=colors[1], vmax=colors[2])
             axis.set(xticks=[], yticks=[])
-            name = f"h$_{{{entry}}}$" if side is left else ""
+            name = f"{letter}$_{{{entry}}}$" if side is left else ""
             axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=LARGE)
     return save_figure(figure, path, dpi=100)
 
@@ -108,7 +109,7 @@ def save_codes(path: Path, codes: torch.Tensor, labels: torch.Tensor) -> Path:
 def save_curves(path: Path, history: list[dict[str, float]]) -> Path:
     """One small panel for each column of log.csv; with its floor, or for validation too, if any."""
     names = list(dict.fromkeys(name for row in history for name in row if name != "epoch"))
-    beside = {"loss": "val_loss"} | {name: f"{name}_floor" for name in names}
+    beside = {name: f"{name}_floor" for name in names} | {"loss": "val_loss"}
     beside = {name: other for name, other in beside.items() if {name, other} <= {*names}}
     alone = [name for name in names if name not in beside.values()]
     panels = [[name, beside[name]] if name in beside else [name] for name in alone]

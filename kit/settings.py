@@ -337,7 +337,8 @@ def completed(config: dict) -> dict:
         return config
     kind = settings_class(config["task"], config.get("dataset"))
     before = {line.name: line.metadata["before"] for line in fields(kind)}
-    return {name: value for name, value in before.items() if value is not None} | config
+    missing = {name for name in before if before[name] is not None and name not in config}
+    return config | {name: before[name] for name in sorted(missing)}
 
 
 def from_config(config: dict) -> TaskSettings:

@@ -133,11 +133,12 @@ class Task:
         ]
         strongest = latents.strongest(self, codes[:5], labels[:5], 10)
         moves = [latents.traverse(self, codes, labels, j, 10).cpu().numpy() for j in strongest]
+        letter = "z" if self.code_kind == "float" else "h"
         drawn = [
             pictures.save_grid(folder / "samples.png", list(samples)),
             pictures.save_grid(folder / "reconstructions.png", rows),
             pictures.save_grid(folder / "interpolation.png", ways),
-            pictures.save_latents(folder / "latents.png", strongest, moves),
+            pictures.save_latents(folder / "latents.png", letter, strongest, moves),
         ]
         if self.maps_codes and codes.shape[1] == 2:
             x, labels = first_examples(dataset, 1000, device)
