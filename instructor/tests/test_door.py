@@ -1,6 +1,7 @@
 """The staff's one door: `python -m instructor` leads to every command, and each explains itself."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -70,6 +71,7 @@ def test_every_command_explains_itself(name, capsys):
         assert flag in text
 
 
+@functools.cache
 def mains() -> dict[str, ast.FunctionDef]:
     """Every function `main` under instructor, by module; not those of tests and attacks."""
     found = {}

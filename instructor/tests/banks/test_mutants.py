@@ -11,6 +11,7 @@ import pytest
 from instructor.banks.mutants.bank import SAMPLE, TRAINING, Candidate, Verdict, candidates
 from instructor.banks.mutants.mutant import REFERENCE, alternatives, mutant_source, read_mutants
 from instructor.handout.stubs import strip_solutions
+from instructor.tests.warm import run_python
 from kit.assignment import ROWS
 from kit.files import ROOT
 
@@ -18,17 +19,11 @@ POINTS = {todo: points for part in ROWS for todo, points in part.points.items()}
 SOURCE = REFERENCE.read_text()
 
 
-def python(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 def results_of(tmp_path, *arguments) -> dict:
     """results.json after a run of the autograder."""
     path = tmp_path / "results.json"
-    run = python(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", f"--results={path}", *arguments
-    )
+    options = ("-q", "-p", "no:cacheprovider", "tests", f"--results={path}")
+    run = run_python("-m", "pytest", *options, *arguments, cwd=ROOT)
     assert path.is_file(), run.stdout + run.stderr
     return json.loads(path.read_text())
 
@@ -122,7 +117,8 @@ def test_a_part_of_the_bank():
     the front page's command stays short; CI has them.
     """
     pytest.importorskip("psutil", reason="needs instructor/requirements.txt")
-    run = python("-m", "instructor", "mutants", "--sample")
+    command = [sys.executable, "-m", "instructor", "mutants", "--sample"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     count = len(SAMPLE) - len(set(SAMPLE) & set(alternatives()))
     assert f"mutants caught: {count}/{count}" in run.stdout

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from instructor.handout import checks
 from instructor.handout.build import collect
 from instructor.handout.checks import Files, write_files
 from instructor.handout.stubs import find_blocks, strip_solutions
+from instructor.tests.warm import run_in_handout
 from kit.files import ROOT
+
+
+@pytest.fixture(autouse=True)
+def warm(monkeypatch):
+    """The checks start Python as these tests do."""
+    monkeypatch.setattr(checks, "run_python", run_in_handout)
 
 
 @pytest.fixture(scope="session")

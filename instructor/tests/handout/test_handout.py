@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import itertools
 import json
 import re
 import zipfile
@@ -16,14 +17,15 @@ from instructor.handout.checks import (
     HandoutError,
     check_leaks,
     check_points,
-    run_python,
     run_tests,
     write_files,
 )
 from instructor.handout.stubs import by_number, find_blocks, strip_solutions
 from instructor.layout import PROVIDED
 from instructor.layout import files as layout_files
+from instructor.tests.warm import run_in_handout as run_python
 from kit.assignment import PARTS, USUAL, code_points, read_parts
+from kit.files import ROOT
 from kit.todos import missing_todos
 
 COURSES = [("2",), ("2", "3"), USUAL, tuple(PARTS)]
@@ -157,6 +159,28 @@ def test_parts_of_a_page():
     for wrong in ("<!-- part 4 --> x", "x <!-- /part 4 -->", nested, "<!-- staff -->"):
         with pytest.raises(HandoutError, match=r"README\.md"):
             for_students(wrong, "README.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_a_page_names_no_part_that_is_left_out(page):
+    text = (ROOT / "instructor" / "handout" / page).read_text()
+    choices = [c for size in range(len(PARTS)) for c in itertools.combinations(PARTS, size + 1)]
+    courses = [c for c in choices if all(PARTS[part].needs in ("", *c) for part in c)]
+    assert len(courses) == 8 and set(COURSES) < set(courses)
+    for parts in courses:
+        for_students(text, page, parts)  # checks it
+    for name in (
+        "Genwithlabel",
+        "part 4",
+        "第 4 部分",
+        "TODO 3",
+        "`JSA`",
+        "--sigma",
+        "`GenModel(`",
+    ):
+        with pytest.raises(HandoutError, match=f"{page}: the handout of part 2 names "):
+            for_students(f"{text}\n{name}\n", page, ("2",))
+        for_students(f"{text}\n{name}\n", page, USUAL)
 
 
 def absent(text: str, contents: Files) -> set[str]:

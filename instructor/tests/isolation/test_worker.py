@@ -39,10 +39,13 @@ def test_failures_are_one_line(attempt, body, word):
 
 
 def test_endless_loop_is_killed_and_the_next_call_starts_anew(tmp_path):
-    write_chain(tmp_path, "time.sleep(1000)")
-    worker = Worker(tmp_path, time_limit=8.0)
-    outputs, failure = worker.attempt(*CALL)
-    assert outputs is None and "longer than 8 s" in failure
+    write_chain(tmp_path, "time.sleep(1000 * (len(u) - 1)); return u.long() + 1")
+    worker = Worker(tmp_path, time_limit=60.0)
+    assert worker.attempt(*CALL)[0]["rows"].tolist() == [[1, 1, 1]]
+    worker.time_limit = 2.0  # only for the call: the process has started
+    name, inputs = CALL
+    outputs, failure = worker.attempt(name, inputs | {"u": np.full((2, 3), 0.5)})
+    assert outputs is None and "longer than 2 s" in failure
     assert worker.process is None
     worker.time_limit = 60.0
     write_chain(tmp_path, "return u.long()")

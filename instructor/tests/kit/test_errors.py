@@ -1,8 +1,6 @@
 """What a student reads when submission.py stops with an error: its own line, no traceback."""
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +10,12 @@ import inference
 import train
 from instructor.layout import PROVIDED, files
 from instructor.tests.kit.tools import stop_message
+from instructor.tests.warm import run_in_handout
 from kit.files import ROOT
 from trainer import read_checkpoint
 
 VAE = ["--task", "VAEwolabel", "--latent_dim", "5", "--epochs", "1", "--batch_size", "20"]
+FOLDER = "runs/VAEwolabel"
 DECODE = "return torch.sigmoid(self.decoder(z)).reshape(-1, 1, 28, 28)"
 SOURCE = (ROOT / "submission.py").read_text()
 
@@ -37,8 +37,8 @@ def with_source(here, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["ValueError", "TypeError", "KeyError", "AssertionError"])
-def test_an_error_of_the_student_s_code_shows_its_own_line(with_source, kind):
-    train.main(VAE)
+def test_an_error_of_the_student_s_code_shows_its_own_line(trained, with_source, kind):
+    trained(VAE, FOLDER)
     line = f"raise {kind}('odd shape')"
     with_source(DECODE, line)
     infer = [inference.main, "--checkpoint_path", "runs/VAEwolabel/best.pth"]
@@ -105,23 +105,22 @@ def test_a_submission_that_cannot_be_imported(tmp_path, line, says):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "submission.py").write_text(f"import torch\n{line}\n")
     for program in ("train.py", "inference.py"):
-        command = [sys.executable, "-B", program, "--help"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = run_in_handout(tmp_path, program, "--help")
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert says in done.stderr and "submission.py, line 2" in done.stderr
         assert line in done.stderr
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{torn", "null"])
-def test_a_damaged_config_is_named(here, content):
-    train.main(VAE)
+def test_a_damaged_config_is_named(trained, content):
+    trained(VAE, FOLDER)
     Path("runs/VAEwolabel/config.json").write_text(content)
     for more in ([], ["--resume"]):
         assert "config.json is damaged" in stop_message(train.main, *VAE, *more)
 
 
-def test_odd_checkpoints_are_named(here):
-    train.main(VAE)
+def test_odd_checkpoints_are_named(trained):
+    trained(VAE, FOLDER)
     good = read_checkpoint("runs/VAEwolabel/last.pth")
     odd = [{"config": []}, {"config": {}}, {"config": good["config"] | {"seed": "x"}}]
     odd += [{"config": good["config"] | {"latent_dim": 6}}]

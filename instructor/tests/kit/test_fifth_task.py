@@ -1,12 +1,10 @@
 """A new task is a row, a settings class and a task class: everything else follows."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 from instructor.layout import PROVIDED, SOLVED, files
+from instructor.tests.warm import run_in_handout
 from kit.files import ROOT
 
 ROW = """ROWS = (
@@ -84,12 +82,7 @@ def test_a_fifth_task(tmp_path, small_data):
     (tmp_path / "kit" / "tasks" / "plain.py").write_text(TASK)
 
     def run(*arguments: str) -> str:
-        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-        environment.pop("PYTHONPATH", None)
-        command = [sys.executable, *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        done = run_in_handout(tmp_path, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

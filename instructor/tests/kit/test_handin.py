@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
 from instructor.grading.uploads import unpack
 from instructor.tests.kit.tools import stop_message
 from kit import handin
@@ -16,13 +15,14 @@ SHORT = ["--epochs", "1", "--batch_size", "20"]
 
 
 @pytest.fixture
-def trained(here, monkeypatch):
+def models(here, trained, monkeypatch):
     """A working directory with a trained VAE and a trained JSA; the tests are not run."""
     rows = [{"number": "2.3", "score": 15.0, "max_score": 15.0}]
     rows += [{"number": "4.6", "score": 0.0, "max_score": 4.0}]
     monkeypatch.setattr(handin, "run_tests", lambda: rows)
-    train.main(["--task", "VAEwolabel", "--latent_dim", "5", *SHORT])
-    train.main(["--task", "JSA", "--latent_dim", "12", "--hidden", "20", *SHORT])
+    trained(["--task", "VAEwolabel", "--latent_dim", "5", *SHORT], "runs/VAEwolabel")
+    jsa = ["--task", "JSA", "--latent_dim", "12", "--hidden", "20"]
+    trained([*jsa, *SHORT], "runs/JSA")
     return here
 
 
@@ -30,27 +30,27 @@ def refused(*arguments: str) -> str:
     return stop_message(handin.main, *arguments)
 
 
-def test_the_class_grader_takes_the_zip(trained, capsys):
+def test_the_class_grader_takes_the_zip(models, capsys):
     handin.main([])
     out = capsys.readouterr().out
     assert "code           15 / 19" in out and "TODO 4.6        0 / 4" in out
     assert "JSA" in out and "Hand in this file" in out
     assert "Genwithlabel: there is no runs/Genwithlabel/best.pth" in out
-    (trained / "unpacked").mkdir()
-    assert unpack(trained / "submission.zip", trained / "unpacked") == []
-    names = {path.name for path in (trained / "unpacked").iterdir()}
+    (models / "unpacked").mkdir()
+    assert unpack(models / "submission.zip", models / "unpacked") == []
+    names = {path.name for path in (models / "unpacked").iterdir()}
     assert names == {"submission.py", "VAEwolabel.pth", "log_VAEwolabel.csv", "JSA.pth",
                      "log_JSA.csv"}  # fmt: skip
-    slim = read_checkpoint(trained / "unpacked" / "JSA.pth")
+    slim = read_checkpoint(models / "unpacked" / "JSA.pth")
     assert "sampler_state_dict" not in slim and slim["config"]["task"] == "JSA"
     whole = read_checkpoint("runs/JSA/best.pth")["model_state_dict"]
     assert all(torch.equal(whole[name], slim["model_state_dict"][name]) for name in whole)
-    assert (trained / "unpacked" / "submission.py").read_bytes() == (
+    assert (models / "unpacked" / "submission.py").read_bytes() == (
         ROOT / "submission.py"
     ).read_bytes()
 
 
-def test_what_is_wrong_is_named(trained, monkeypatch):
+def test_what_is_wrong_is_named(models, monkeypatch):
     assert "runs/JSA/no.pth" in refused("--checkpoint", "JSA=runs/JSA/no.pth")
     assert "write TASK=FILE" in refused("--checkpoint", "jsa")
     message = refused("--checkpoint", "JSA=runs/VAEwolabel/best.pth")
@@ -61,12 +61,12 @@ def test_what_is_wrong_is_named(trained, monkeypatch):
     message = refused("--checkpoint", "JSA=runs/JSA/last.pth")
     assert "VAEwolabel.pth has" in message and "make it smaller" in message
     assert not Path("submission.zip").exists()
-    monkeypatch.setattr(handin, "ROOT", trained)
+    monkeypatch.setattr(handin, "ROOT", models)
     assert "submission.py is missing" in refused()
 
 
-def test_tests_that_do_not_run(trained, monkeypatch):
+def test_tests_that_do_not_run(models, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(handin, "ROOT", trained)
+    monkeypatch.setattr(handin, "ROOT", models)
     with pytest.raises(handin.HandInError, match="did not run"):
         handin.run_tests()

@@ -13,6 +13,7 @@ import torch
 import train
 from data_utils import OwnExamples
 from instructor.tests.kit.tools import AT_BATCH, assert_same_run
+from instructor.tests.warm import run_python
 from kit.files import ROOT
 from trainer import read_checkpoint
 
@@ -50,14 +51,31 @@ assert not any("gloo" in name for name in threads), threads
 """
 
 
-def torchrun(folder: Path, script: str) -> subprocess.CompletedProcess:
-    """Run a script in two processes of one thread each."""
+# torchrun but for the start of its processes: they are forks and need not import torch again.
+FORKING = """
+import runpy, sys
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
+alone = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]  # what --standalone stands for
+config, _, _ = config_from_args(parse_args([*alone, *sys.argv[1:]]))
+config.start_method = "fork"
+def run():
+    runpy.run_path(sys.argv[-1], run_name="__main__")
+elastic_launch(config, entrypoint=run)()
+"""
+
+
+def torchrun(folder: Path, script: str, forking: bool = False) -> subprocess.CompletedProcess:
+    """Run a script in two processes of one thread each, `forking` to save the imports."""
     file = folder / "script.py"
     file.write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    flags = ["--nproc_per_node=2", str(file)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if forking and sys.platform == "linux":
+        return run_python("-c", FORKING, *flags, env=environment)
     return subprocess.run(
-        [*command, "--nproc_per_node=2", str(file)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", *flags],
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -97,7 +115,8 @@ def test_collectives(tmp_path):
 
 
 def test_two_processes_one_killed_and_resumed(arguments, tmp_path, capsys):
-    done = torchrun(tmp_path, f"import train\ntrain.main({arguments('unbroken')})")
+    script = f"import train\ntrain.main({arguments('unbroken')})"
+    done = torchrun(tmp_path, script, forking=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"{EPOCHS} epochs") == 1  # one process does the talking
     checkpoint = read_checkpoint("unbroken/last.pth")
@@ -109,7 +128,8 @@ def test_two_processes_one_killed_and_resumed(arguments, tmp_path, capsys):
     done = torchrun(tmp_path, script)
     assert done.returncode != 0 and "--resume" in done.stderr
     assert read_checkpoint("killed/last.pth")["epoch"] == (batch - 1) // BATCHES
-    done = torchrun(tmp_path, f"import train\ntrain.main({[*arguments('killed'), '--resume']})")
+    script = f"import train\ntrain.main({[*arguments('killed'), '--resume']})"
+    done = torchrun(tmp_path, script, forking=True)
     assert done.returncode == 0, done.stderr
     assert_same_run("unbroken", "killed")
 
@@ -132,7 +152,7 @@ def test_patches_in_two_processes(arguments, tmp_path):
         "2",
     ]
     flags += ["--batch_size", "20", "--save_dir", "patches", "--device", "cpu"]
-    done = torchrun(tmp_path, f"import train\ntrain.main({flags})")
+    done = torchrun(tmp_path, f"import train\ntrain.main({flags})", forking=True)
     assert done.returncode == 0, done.stderr
     checkpoint = read_checkpoint("patches/last.pth")
     assert (checkpoint["sampler_state_dict"]["cache"] >= 0).all()

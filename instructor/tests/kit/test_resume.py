@@ -27,20 +27,26 @@ RUNS = {
 }
 
 
+def flags_of(name: str) -> list[str]:
+    return [*RUNS[name].split(), "--epochs", str(EPOCHS), "--batch_size", "20"]
+
+
 @pytest.fixture
 def arguments(here):
     """A function: name of a run and folder -> command-line arguments of train.py."""
 
-    def make(name: str, folder: str) -> list[str]:
-        length = ["--epochs", str(EPOCHS), "--batch_size", "20"]
-        return [*RUNS[name].split(), *length, "--save_dir", folder]
+    return lambda name, folder: [*flags_of(name), "--save_dir", folder]
 
-    return make
+
+@pytest.fixture
+def complete(trained):
+    """A function: name of a run and folder -> leaves the complete run in the folder."""
+    return lambda name, folder: trained(flags_of(name), folder)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_and_interrupted_runs_equal_the_unbroken_one(arguments, name):
-    train.main(arguments(name, "unbroken"))
+def test_killed_and_interrupted_runs_equal_the_unbroken_one(arguments, complete, name):
+    complete(name, "unbroken")
     rng = random.Random(name)  # kill points that differ by run and stay the same over time
     for number, how in (("killed", signal.SIGKILL), ("interrupted", signal.SIGINT)):
         batch = rng.randrange(1, EPOCHS * BATCHES)
@@ -52,8 +58,8 @@ def test_killed_and_interrupted_runs_equal_the_unbroken_one(arguments, name):
         assert_same_run("unbroken", number)
 
 
-def test_kill_while_writing_a_checkpoint(arguments):
-    train.main(arguments("jsa", "unbroken"))
+def test_kill_while_writing_a_checkpoint(arguments, complete):
+    complete("jsa", "unbroken")
     # The first is last.pth before training; then best.pth (where it is) and last.pth per epoch.
     number = random.Random(7).randrange(2, EPOCHS + 1)
     status = execute(IN_CHECKPOINT, number=number, arguments=arguments("jsa", "torn"))
@@ -64,8 +70,8 @@ def test_kill_while_writing_a_checkpoint(arguments):
     assert_same_run("unbroken", "torn")
 
 
-def test_full_disk_keeps_the_last_checkpoint(arguments, monkeypatch):
-    train.main(arguments("jsa", "run"))
+def test_full_disk_keeps_the_last_checkpoint(arguments, complete, monkeypatch):
+    complete("jsa", "run")
     before = Path("run/last.pth").read_bytes()
 
     def full(path, data):
@@ -81,15 +87,15 @@ def test_full_disk_keeps_the_last_checkpoint(arguments, monkeypatch):
     assert not any(file.name.startswith(".tmp-") for file in Path("run").iterdir())
 
 
-def test_resuming_a_complete_run_changes_nothing(arguments):
-    train.main(arguments("jsa", "a"))
-    train.main(arguments("jsa", "b"))
+def test_resuming_a_complete_run_changes_nothing(arguments, complete):
+    complete("jsa", "a")
+    complete("jsa", "b")
     train.main([*arguments("jsa", "b"), "--resume"])
     assert_same_run("a", "b")
 
 
-def test_resume_refuses_other_settings_data_and_code(arguments, monkeypatch):
-    train.main(arguments("jsa", "run"))
+def test_resume_refuses_other_settings_data_and_code(arguments, complete, monkeypatch):
+    complete("jsa", "run")
     before = Path("run/last.pth").read_bytes()
 
     def refused(*flags):
@@ -121,13 +127,14 @@ def test_resume_takes_data_and_toy_from_the_run_folder(arguments):
     train.main(["--task", "VAEwolabel", "--save_dir", "elsewhere", "--resume", "--epochs", "5"])
     assert read_checkpoint("elsewhere/last.pth")["epoch"] == 5
     toy = ["--task", "JSA", "--dataset", "gaussian2d", "--save_dir", "toy", "--epochs", "1"]
+    toy += ["--latent_dim", "1"]  # fewer states to sum over
     train.main(toy)
     train.main(["--task", "JSA", "--save_dir", "toy", "--resume", "--epochs", "2"])
     assert read_checkpoint("toy/last.pth")["epoch"] == 2
 
 
-def test_resume_goes_on_past_the_old_end(arguments):
-    train.main(arguments("vae", "run"))
+def test_resume_goes_on_past_the_old_end(arguments, complete):
+    complete("vae", "run")
     train.main([*arguments("vae", "run"), "--resume", "--epochs", "6"])
     assert read_checkpoint("run/last.pth")["epoch"] == 6
     assert len(Path("run/log.csv").read_text().splitlines()) == 7

@@ -37,7 +37,8 @@ VARIANTS = {
         "jsa_categorical": "--task JSA --latent_dim 4 --latent categorical --num_categories 7 "
         "--hidden 30 20 --cache_start_epoch 1 --code best",
         "cgae": "--task CGAE --latent_dim 3 --num_prototypes 4",
-        "cgae_mis": "--task CGAE --latent_dim 2 --num_prototypes 2 --sampler mis --val_metric nll",
+        "cgae_mis": "--task CGAE --latent_dim 2 --num_prototypes 2 --sampler mis --val_metric nll "
+        "--nll_samples 5",
     }.items()
 }
 
@@ -54,6 +55,8 @@ def test_train_inference_grade(here, variant, capsys):
     folder = here / "runs" / task
     written = {p.name for p in folder.iterdir()}
     pictures = {"loss_curve.png", "samples.png", "reconstructions.png"}
+    pictures |= {"interpolation.png", "latents.png"}
+    pictures |= {"components.png"} if task == "JSA" else set()
     pictures |= {"patches.png"} if task == "CGAE" else set()
     assert written == {"config.json", "log.csv", "last.pth", "best.pth"} | pictures
     log = (folder / "log.csv").read_text().splitlines()
@@ -68,8 +71,9 @@ def test_train_inference_grade(here, variant, capsys):
     assert len(list((folder / "gen").glob("*/*.png"))) == 1000
     grade.main([])
     row = json.loads((here / "grade_result.json").read_text())[task]
-    assert row["reason"] == "" and row["raw"] > 0
-    assert 0 < row["points"] < 30 or task == "CGAE"
+    # Two epochs on a few images: the SSIM, and with it raw, may still be just below 0.
+    assert row["reason"] == "" and row["raw"] > -2
+    assert row["points"] == (0 if task == "CGAE" else max(row["raw"], 0)) < 30
     bits = {"jsa_categorical": 4 * np.log2(7), "jsa": 12, "vae": 160, "cgae": 3 * np.log2(4 * 784)}
     if variant in bits:
         assert row["bits"] == pytest.approx(bits[variant])
@@ -87,8 +91,8 @@ def test_the_same_command_gives_the_same_weights(here, variant):
     assert Path("a/log.csv").read_text() == Path("b/log.csv").read_text()
 
 
-def test_a_folder_with_another_config_is_kept(here, capsys):
-    train.main([*VARIANTS["jsa"], *SHORT])
+def test_a_folder_with_another_config_is_kept(trained, capsys):
+    trained([*VARIANTS["jsa"], *SHORT], "runs/JSA")
     before = weights("runs/JSA/last.pth")
     message = stop_message(train.main, *VARIANTS["jsa"], *SHORT, "--sigma", "0.35")
     assert "--sigma" in message and "--overwrite" in message
@@ -130,8 +134,8 @@ def test_bad_circumstances(here):
     assert "not a readable" in stop_message(infer, "--checkpoint_path", "dataset/train.npz")
 
 
-def test_checkpoint_and_flags_must_agree(here):
-    train.main([*VARIANTS["vae"], *SHORT])
+def test_checkpoint_and_flags_must_agree(trained):
+    trained([*VARIANTS["vae"], *SHORT], "runs/VAEwolabel")
     path = ["--checkpoint_path", "runs/VAEwolabel/best.pth"]
     inference.main([*path, "--task", "VAEwolabel", "--latent_dim", "5"])
     assert "latent_dim 5" in stop_message(inference.main, *path, "--latent_dim", "6")
@@ -140,8 +144,8 @@ def test_checkpoint_and_flags_must_agree(here):
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_checkpoint_without_config(here, wrapped):
-    train.main([*VARIANTS["vae"], *SHORT])
+def test_checkpoint_without_config(trained, wrapped):
+    trained([*VARIANTS["vae"], *SHORT], "runs/VAEwolabel")
     state = weights("runs/VAEwolabel/last.pth")
     torch.save({"model_state_dict": state} if wrapped else state, "bare.pth")
     bare = ["--checkpoint_path", "bare.pth"]
@@ -155,8 +159,8 @@ def test_checkpoint_without_config(here, wrapped):
     assert "does not fit" in message
 
 
-def test_torn_and_foreign_checkpoints(here):
-    train.main([*VARIANTS["vae"], *SHORT])
+def test_torn_and_foreign_checkpoints(trained):
+    trained([*VARIANTS["vae"], *SHORT], "runs/VAEwolabel")
     whole = Path("runs/VAEwolabel/last.pth").read_bytes()
     Path("torn.pth").write_bytes(whole[: len(whole) // 2])
     torch.save([1, 2], "list.pth")
@@ -166,16 +170,16 @@ def test_torn_and_foreign_checkpoints(here):
             read_checkpoint(f"{name}.pth")
 
 
-def test_non_finite_loss_stops_with_advice(here, monkeypatch):
+def test_non_finite_loss_stops_with_advice(trained, monkeypatch):
     flags = [*VARIANTS["vae"], *SHORT]
-    train.main(flags)
+    trained(flags, "runs/VAEwolabel")
     message = stop_message(train.main, *flags, "--lr", "1e30", "--overwrite")
     assert "--lr" in message and "nan" in message
     assert all(w.isfinite().all() for w in weights("runs/VAEwolabel/last.pth").values())
 
 
-def test_non_finite_output_is_refused(here):
-    train.main([*VARIANTS["vae"], *SHORT])
+def test_non_finite_output_is_refused(trained):
+    trained([*VARIANTS["vae"], *SHORT], "runs/VAEwolabel")
     state = weights("runs/VAEwolabel/last.pth")
     for name, step in (("encoder", "encoder"), ("decoder", "decode")):
         bad = {k: v * float("nan") if name in k else v for k, v in state.items()}

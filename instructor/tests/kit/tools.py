@@ -2,14 +2,13 @@
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import submission
+from instructor.tests.warm import run_python
 from kit.files import ROOT
 from kit.settings import ToySettings
 from kit.tasks import make_task
@@ -48,8 +47,7 @@ train.main({arguments})
 def execute(script: str, **values) -> int:
     """Run a script in a new process; returns its exit status, negative for a signal."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script.format(**values)]
-    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+    return run_python("-c", script.format(**values), env=environment).returncode
 
 
 def equal(a, b) -> bool:

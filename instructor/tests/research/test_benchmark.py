@@ -13,16 +13,16 @@ def nll(loop, images: np.ndarray) -> float:
     x = torch.as_tensor(images).float().div(255).unsqueeze(1)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        return -float(loop.task.log_marginal(x, None, 100).mean())
+        return -float(loop.task.log_marginal(x, None, 25).mean())
 
 
 @pytest.mark.parametrize(("cache", "chain_states"), [(False, "all"), (True, "last")])
 def test_all_loops_reach_the_same_nll_in_equally_many_steps(cache, chain_states):
     images = binary_sample(50)[:500]
-    found = {}
+    start, found = 0.0, {}
     for name, kind in LOOPS.items():
         loop = kind(images, 50, 5, cache, chain_states=chain_states, **SMALL)
-        start = nll(loop, images)
+        start = start or nll(loop, images)  # all of them start with the same weights
         for _ in range(12):
             loop.epoch()
         found[name] = nll(loop, images)

@@ -2,9 +2,8 @@
 
 import os
 import re
-import subprocess
-import sys
 
+from instructor.tests.warm import run_python
 from kit.files import ROOT
 from trainer import read_checkpoint
 
@@ -17,8 +16,7 @@ def test_the_page_s_example_runs(tmp_path):
     assert "--latent_dim 5" in example
     short = example.replace("--latent_dim 5", "--latent_dim 5 --epochs 2")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", short]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run_python("-c", short, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "runs" / "gaussian2d"
     logits = read_checkpoint(run / "last.pth")["model_state_dict"]["joint.prior_logits"]
