@@ -54,33 +54,45 @@ def save_latents(path: Path, letter: str, entries: list[int], rows: list[np.ndar
         entries: their numbers.
         rows: for each entry images and their differences from the image before, [n, 2, 28, 28].
     """
-    figure = Figure(figsize=(9, 0.45 * len(rows) + 0.3), layout="constrained")
-    left, right = figure.subfigures(1, 2)
-    left.suptitle("images", fontsize=LARGE)
-    right.suptitle("what changed (red: more ink, blue: less)", fontsize=LARGE)
-    limit = max(np.abs(row[:, 1]).max() for row in rows)
-    for side, part, colors in ((left, 0, ("gray", 0, 1)), (right, 1, ("berlin", -limit, limit))):
-        axes = side.subplots(len(rows), squeeze=False).flat
-        for axis, entry, row in zip(axes, entries, rows, strict=True):
-            line = np.concatenate([np.pad(image, 1) for image in row[:, part]], axis=1)
-            axis.imshow(line, cmap=colors[0], vmin=colors[1], vmax=colors[2])
-            axis.set(xticks=[], yticks=[])
-            name = f"{letter}$_{{{entry}}}$" if side is left else ""
-            axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=LARGE)
+    # (n, 2, 28, 28) -> one line of n images for each of the two parts, all lines below each other
+    canvases = [
+        np.concatenate(
+            [np.concatenate(np.pad(row[:, part], ((0, 0), (1, 1), (1, 1))), axis=1) for row in rows]
+        )
+        for part in (0, 1)
+    ]
+    limit = np.abs(canvases[1]).max()
+    titles = "images", "what changed (red: more ink, blue: less)"
+    looks = (
+        {"cmap": "gray", "vmin": 0, "vmax": 1},
+        {"cmap": "berlin", "vmin": -limit, "vmax": limit},
+    )
+    figure = Figure(figsize=(9, 0.42 * len(rows) + 0.5), layout="constrained")
+    for axis, canvas, title, look in zip(
+        figure.subplots(1, 2), canvases, titles, looks, strict=True
+    ):
+        axis.imshow(canvas, **look)
+        axis.set_title(title, fontsize=LARGE)
+        axis.set(xticks=[], yticks=[])
+    axis = figure.axes[0]
+    names = [f"{letter}$_{{{entry}}}$" for entry in entries]
+    axis.set_yticks(30 * np.arange(len(entries)) + 14.5, names, fontsize=LARGE)
     return save_figure(figure, path, dpi=100)
 
 
 def save_components(path: Path, images: np.ndarray, weights: list[float]) -> Path:
     """The mean images of a mixture's components, uint8 [M, 28, 28], and their weights."""
-    columns = 10
+    columns, height = 10, 38  # pixels of an image and the line above it
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(0.8 * columns, rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, weight in zip(axes.flat, images, weights, strict=False):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(f"{weight:.1%}", fontsize=SMALL)
+    canvas = np.full((rows * height, columns * 30), 255, np.uint8)
+    figure = Figure(figsize=(7, 7 * canvas.shape[0] / canvas.shape[1]))
+    axis = figure.add_axes((0, 0, 1, 1))
+    for number, (image, weight) in enumerate(zip(images, weights, strict=True)):
+        top, left = number // columns * height, number % columns * 30
+        canvas[top + 9 : top + 37, left + 1 : left + 29] = image
+        axis.text(left + 15, top + 4, f"{weight:.1%}", ha="center", va="center", fontsize=SMALL)
+    axis.imshow(canvas, cmap="gray", vmin=0, vmax=255)
+    axis.axis("off")
     return save_figure(figure, path, dpi=100)
 
 
@@ -115,7 +127,16 @@ def save_curves(path: Path, history: list[dict[str, float]]) -> Path:
     panels = [[name, beside[name]] if name in beside else [name] for name in alone]
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    wide, high = 3.2 * columns, 2.4 * rows + 0.3
+    figure = Figure(figsize=(wide, high))
+    # By hand, since matplotlib's own layouts take most of the time of a drawing.
+    edges = {
+        "left": 0.6 / wide,
+        "right": 1 - 0.1 / wide,
+        "bottom": 0.6 / high,
+        "top": 1 - 0.3 / high,
+    }
+    figure.subplots_adjust(**edges, wspace=0.25, hspace=0.4)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")

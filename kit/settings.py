@@ -220,7 +220,7 @@ class JSASettings(TaskSettings):
     sigma_start: float = setting(0.5, "... in the first epoch; larger: chains move more at first")
     num_mis_steps: int = setting(5, "T, proposals per batch and example")
     cache_start_epoch: int | None = setting(
-        None, CACHE_TEXT, unset="after 2/5 of the epochs, with --local_steps 0 after 2/3"
+        None, CACHE_TEXT, unset="after 1/3 of the epochs, with --local_steps 0 after 2/3"
     )
     chain_states: str = setting("last", STATES_TEXT, CHAIN_STATES)
     prior: str = setting("mixture", PRIOR_TEXT, PRIORS, before="uniform")
@@ -235,7 +235,7 @@ class JSASettings(TaskSettings):
         super().__post_init__()
         if self.cache_start_epoch is None:
             # Without local steps a chain soon moves for records only, so the cache comes later.
-            before = 2 / 5 if self.local_steps > 0 else 2 / 3
+            before = 1 / 3 if self.local_steps > 0 else 2 / 3
             self.cache_start_epoch = math.floor(before * self.epochs + 1e-9) + 1
 
 

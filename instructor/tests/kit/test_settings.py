@@ -75,7 +75,8 @@ def test_the_overview_lists_the_tasks(capsys):
 def test_flags_become_settings():
     call = call_of("--task JSA --hidden 30 20 --sigma 1 --seed 3 --epochs 9 --save_dir x --resume")
     assert call.settings == JSASettings(hidden=[30, 20], sigma=1.0, epochs=9)
-    assert call.settings.cache_start_epoch == 7 and isinstance(call.settings.sigma, float)
+    assert call.settings.cache_start_epoch == 4 and isinstance(call.settings.sigma, float)
+    assert call_of("--task JSA --epochs 9 --local_steps 0").settings.cache_start_epoch == 7
     assert call.run == RunSettings(seed=3) and (call.save_dir, call.resume) == ("x", True)
     assert call.given == {"hidden": [30, 20], "sigma": 1.0, "epochs": 9, "seed": 3}
     assert call_of("--task VAEwolabel --hidden").settings.hidden == []
