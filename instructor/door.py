@@ -26,6 +26,7 @@ COMMANDS = {
     "curves": "instructor.research.benchmark.curves",
     "nll": "instructor.research.nll_curves",
     "mobility": "instructor.research.mobility",
+    "samples": "instructor.research.samples",
     "noise": "instructor.research.gradient_noise",
     "collapse": "instructor.research.collapse",
 }

@@ -17,7 +17,7 @@ from kit.files import ROOT
 FOLDER = ROOT / "instructor"
 # As a course needs them.
 ORDER = "handout hidden sandbox points gradescope classroom grade mutants attacks rehearsal "
-ORDER += "classifier benchmark curves nll mobility noise collapse"
+ORDER += "classifier benchmark curves nll mobility samples noise collapse"
 # Programs that other modules start, with arguments that no person types.
 CHILDREN = {"instructor.grading.quality_child", "instructor.research.benchmark.processes"}
 
