@@ -13,6 +13,8 @@ from kit.files import write_arrays
 from kit.settings import RunSettings, VAESettings, to_config
 from kit.tasks import make_task
 
+pytestmark = pytest.mark.staff
+
 
 def test_nearest_is_a_mean_euclidean_distance():
     train = np.zeros((3, 28, 28), np.uint8)
