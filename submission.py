@@ -259,8 +259,8 @@ class JointModel(BaseJointModel):
 
     def log_joint_prob(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         """log p(x, h) in nats: x [B, ...] and h [B, K] or [S, B, K] -> [B] or [S, B]."""
-        # TODO 4.2: log p(h) + log p(x|h). The gradient must reach the network's parameters, those
-        # of the prior where it has some, and h where that is asked for (`h.requires_grad`): never
+        # TODO 4.2: log p(h) of the prior + log p(x|h). The gradient must reach the network's
+        # parameters, those of the prior where it has some, and h where `h.requires_grad`: never
         # round or detach h.
         # BEGIN SOLUTION
         return self.prior().log_prob(h) + self.likelihood(h).log_prob(x)
@@ -480,10 +480,11 @@ class MixturePrior(BaseMixturePrior):
         # TODO 4.7: log sum_m exp(log pi_m + sum_j log p(h_j|m)), by `torch.logsumexp`: the
         # probability of 200 bits is 0 in float32. pi is the softmax of `self.mixture_logits` [M].
         # `self.component_logits` are the logits of h given m: [M, K] for bits, as those of `Bits`;
-        # [M, D, C] for categories. Finite at logits of -60 and 60 too. The gradient must reach
-        # both parameters, and h where `h.requires_grad`. Hint: a log-probability of bits is
-        # h_j * logit_j - softplus(logit_j), so one matrix product gives the sum over j for all m.
-        # With `self.features(h)`, [..., D * C], one does for categories too.
+        # [M, D, C] for categories. Compute with the logits: log p(h) is right at -60 and 60 too.
+        # The gradient must reach both parameters, and bits h where `h.requires_grad`: never round
+        # or detach h. Hint: a log-probability of bits is h_j * logit_j - softplus(logit_j), so one
+        # matrix product gives the sum over j for all m. With `self.features(h)`, [..., D * C], one
+        # does for categories too.
         # BEGIN SOLUTION
         log_pi = torch.log_softmax(self.mixture_logits, dim=0)  # (M,)
         if self.latent == "bernoulli":
@@ -498,8 +499,8 @@ class MixturePrior(BaseMixturePrior):
     @torch.no_grad()
     def sample(self, sample_shape: tuple[int, ...] = ()) -> torch.Tensor:
         """Independent samples of p(h): float32 of 0/1 or int64 categories, [*sample_shape, K]."""
-        # TODO 4.7: for each sample draw a component m, then all entries of h given this m. Hint:
-        # `Categorical(logits=...).sample(sample_shape)`, and `self.component_logits[m]`.
+        # TODO 4.7: for each sample draw a component m from pi, then all entries of h given this m.
+        # Hint: `Categorical(logits=...).sample(sample_shape)`, and `self.component_logits[m]`.
         # BEGIN SOLUTION
         m = Categorical(logits=self.mixture_logits).sample(sample_shape)  # (...)
         logits = self.component_logits[m]  # (..., K) or (..., D, C)

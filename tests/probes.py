@@ -330,12 +330,13 @@ def probe_built_nets(submission, latent_dim, latent, num_categories, hidden, x):
 
 
 def _gradients(value, net):
-    """The gradient of `value.sum()` for all parameters of `net`, flattened into one vector."""
-    parameters = list(net.parameters())
-    if not value.requires_grad:
-        return torch.zeros(sum(p.numel() for p in parameters))
-    found = torch.autograd.grad(value.sum(), parameters, retain_graph=True)
-    return torch.cat([gradient.flatten() for gradient in found])
+    """The gradient of `value.sum()` for all parameters of `net`, flattened into one vector; 0 for
+    those that it does not reach."""
+    net.zero_grad()
+    if value.requires_grad:
+        value.sum().backward(retain_graph=True)
+    each = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+    return torch.cat([gradient.flatten() for gradient in each])
 
 
 def probe_joint(submission, model, x, h, wanted=None):
@@ -426,6 +427,7 @@ def probe_mixture_samples(submission, model, num_samples, seed):
         "h": mixture.sample((num_samples,)),
         "one": mixture.sample(),
         "several": mixture.sample((2, 3)),
+        "floats": torch.tensor(mixture.sample((2,)).is_floating_point()),
         "reseeds": _reseeds(lambda: mixture.sample((2,))),
     }
 

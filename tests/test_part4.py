@@ -122,13 +122,28 @@ def test_prior_that_learns(probe, reference, rng, latent):
     message = "with a mixture, prior().sample must be the mixture's"
     check(samples.shape == expected["samples"].shape and (samples == 7).all(), message)
     uniform = expected["log_joint"] - expected["log_prior"] - np.log(states)
-    mistakes = {"the uniform prior in place of the mixture": uniform}
+    mistakes = {
+        "the uniform prior in place of the mixture: use self.prior()": uniform,
+        "the prior counted twice": expected["log_joint"] + expected["log_prior"],
+        "the prior missing": expected["log_joint"] - expected["log_prior"],
+    }
     check_close(found["log_joint"], expected["log_joint"], "log p(x, h) with a mixture", mistakes)
-    for name, of in (("gradient", "the mixture's parameters"), ("d_h", "h")):
-        if name in expected:
-            mistakes = {f"a result that is detached from {of}": 0 * expected[name]}
-            what = f"the gradient of log p(x, h) with respect to {of}"
-            check_close(found[name], expected[name], what, mistakes, atol=1e-3)
+    mistakes = {
+        "a copy of the mixture, or a result that is detached from its parameters": 0
+        * expected["gradient"]
+    }
+    what = "the gradient of log p(x, h) with respect to the mixture's parameters"
+    check_close(found["gradient"], expected["gradient"], what, mistakes, atol=1e-3)
+    if "d_h" in expected:
+        d_h = expected["d_h"]
+        d_prior = np.broadcast_to(model["component_logits"][0], d_h.shape)
+        mistakes = {
+            "a result that is detached from h: do not detach or round it": 0 * d_h,
+            "log p(x|h) detached from h: do not detach or round it": d_prior,
+            "log p(h) detached from h: do not detach or round it": d_h - d_prior,
+        }
+        what = "the gradient of log p(x, h) with respect to h"
+        check_close(found["d_h"], d_h, what, mistakes, atol=1e-3)
 
 
 @pytest.mark.points(0.25, part="4.2")
@@ -600,15 +615,55 @@ def log_softmax(a: np.ndarray, axis=-1) -> np.ndarray:
     return a - np.logaddexp.reduce(a, axis=axis, keepdims=True)
 
 
+def looked_up(h, table) -> np.ndarray:
+    """table[m, j, h_j] for each row m of [M, D, C] and each entry of h [..., D]: [..., M, D]."""
+    one_hot = np.eye(table.shape[-1])[h]  # (..., D, C)
+    return (np.expand_dims(one_hot, -3) * table).sum(axis=-1)
+
+
 def mixture_terms(model, h):
     """log pi [M] and log p(h_j|m) of each entry, [..., M, K], worked out one by one."""
     logits = model["component_logits"].astype(float)  # (M, K) or (M, D, C)
     if model["latent"] == "bernoulli":
         terms = np.expand_dims(h, -2) * logits - np.logaddexp(0, logits)
     else:
-        one_hot = np.eye(model["num_categories"])[h]  # (..., D, C)
-        terms = (np.expand_dims(one_hot, -3) * log_softmax(logits)).sum(axis=-1)
+        terms = looked_up(h, log_softmax(logits))
     return log_softmax(model["mixture_logits"]), terms
+
+
+def mixed(weights, values) -> np.ndarray:
+    """log sum_m exp(...) of [..., M]."""
+    return np.logaddexp.reduce(weights + values, axis=-1)
+
+
+def wrong_components(model, h) -> dict:
+    """What comes of wrong log p(h_j|m), by mistake: [..., M, K]."""
+    logits = model["component_logits"].astype(float)
+    if model["latent"] == "bernoulli":
+        bits, softplus = np.expand_dims(h, -2), np.logaddexp(0, logits)
+        p = 1 / (1 + np.exp(-logits))
+        return {
+            "softplus(logit_j) missing": bits * logits,
+            "softplus(logit_j) added, not subtracted": bits * logits + softplus,
+            "softplus(-logit_j) in place of softplus(logit_j)": bits * logits - softplus + logits,
+            "bits reversed": (1 - bits) * logits - softplus,
+            "the bits that are 0 left out": bits * (logits - softplus),
+            "logits taken for probabilities": bits * logits + (1 - bits) * (1 - logits),
+            "probabilities taken for logits": bits * p - np.logaddexp(0, p),
+        }
+    log_p, both = log_softmax(logits), logits.reshape(len(logits), -1)
+    exchanged = np.swapaxes(log_p, -1, -2).reshape(log_p.shape)
+    as_bits = logits - np.logaddexp(0, logits).mean(axis=(1, 2), keepdims=True) * logits.shape[2]
+    tables = {
+        "logits in place of their log_softmax over the categories": logits,
+        "a softmax in place of log_softmax": np.exp(log_p),
+        "log_softmax over the components, not over the categories": log_softmax(logits, axis=0),
+        "log_softmax over the variables, not over the categories": log_softmax(logits, axis=1),
+        "log_softmax over variables and categories": log_softmax(both).reshape(logits.shape),
+        "variables and categories exchanged": exchanged,
+        "categories taken for bits": as_bits,
+    }
+    return {mistake: looked_up(h, table) for mistake, table in tables.items()}
 
 
 @pytest.mark.points(1.5, part="4.7")
@@ -617,40 +672,54 @@ def test_mixture_log_prob(probe, rng, latent):
     model = mixture_model(rng, latent)
     h = every_state(model, 2)
     log_pi, terms = mixture_terms(model, h)
-    log_p = terms.sum(axis=-1)  # (S, B, M)
-    raw = model["mixture_logits"].astype(float)
-
-    def mixed(weights, values):
-        return np.logaddexp.reduce(weights + values, axis=-1)
-
-    expected, each = mixed(log_pi, log_p), np.exp(log_pi)[:, None]
+    log_p, pi = terms.sum(axis=-1), np.exp(log_pi)  # (S, B, M), (M,)
+    expected = mixed(log_pi, log_p)
     mistakes = {
         "the weights pi forgotten": mixed(0, log_p),
         "equal weights in place of pi": mixed(-np.log(len(log_pi)), log_p),
-        "weights that are not normalised: pi is the softmax of mixture_logits": mixed(raw, log_p),
+        "weights that are not normalised: pi is the softmax of mixture_logits": mixed(
+            model["mixture_logits"].astype(float), log_p
+        ),
+        "a sigmoid in place of the softmax": mixed(
+            -np.logaddexp(0, -model["mixture_logits"].astype(float)), log_p
+        ),
+        "pi in place of log pi": mixed(pi, log_p),
+        "pi counted once for each entry of h": mixed(h.shape[-1] * log_pi, log_p),
+        "p(h) in place of its logarithm": np.exp(expected),
         "the largest term in place of the sum over the components": (log_pi + log_p).max(axis=-1),
-        "a product of the components in place of their mixture": (np.exp(log_pi) * log_p).sum(-1),
-        "a mixture for each entry of h: the sum over j stands inside that over m": np.log(
-            (each * np.exp(terms)).sum(axis=-2)
+        "a product of the components in place of their mixture": (log_pi + log_p).sum(axis=-1),
+        "the mean of log p(h|m), in place of the logarithm of the mean of p(h|m)": (pi * log_p).sum(
+            axis=-1
+        ),
+        "a mixture for each entry of h: the sum over j stands inside that over m": mixed(
+            log_pi, np.swapaxes(terms, -1, -2)
         ).sum(axis=-1),
         "the mean over the entries of h in place of their sum": mixed(log_pi, terms.mean(axis=-1)),
         "the sign reversed": -expected,
     }
-    if latent == "bernoulli":
-        mistakes["bits reversed"] = expected[::-1]
+    for mistake, wrong in wrong_components(model, h).items():
+        mistakes[mistake] = mixed(log_pi, wrong.sum(axis=-1))
     found = probe("mixture", model=model, h=h, wanted=["log_p", "log_p_one"])
     check_close(found["log_p"], expected, "log p(h) of the mixture", mistakes)
     check_close(found["log_p_one"], expected[0, 0], "log p(h) of one h [K]")
     total = np.exp(found["log_p"][:, 0]).sum()
     check(abs(total - 1) < 1e-4, f"p(h) summed over all h is {total:.4f}, expected 1")
-    # 300 latent variables: here p(h|m) itself is 0 in float32, its logarithm is not. The logits of
-    # one component are -60 and 60.
+    # 300 latent variables: here p(h|m) itself is 0 in float32, its logarithm is not.
     model = mixture_model(rng, latent, latent_dim=300)
-    model["component_logits"][0] = 60 * np.sign(model["component_logits"][0])
     many = rng.integers(max(2, model["num_categories"]), size=(3, 2, 300)).astype(h.dtype)
     log_pi, terms = mixture_terms(model, many)
     found = probe("mixture", model=model, h=many, wanted=["log_p"])["log_p"]
-    what = "log p(h) of the mixture for 300 latent variables"
+    what = "log p(h) of the mixture for 300 latent variables (use torch.logsumexp)"
+    check_close(found, mixed(log_pi, terms.sum(axis=-1)), what, atol=1e-3)
+    model = mixture_model(rng, latent)
+    # Component 0 has the opposite signs. Some states are all but impossible under both kinds of
+    # components; for others the terms of the sum differ by 180 nats and more.
+    logits = model["component_logits"]
+    logits[:] = 60 * (-1.0) ** np.arange(logits[0].size).reshape(logits[0].shape)
+    logits[0] *= -1
+    log_pi, terms = mixture_terms(model, h)
+    found = probe("mixture", model=model, h=h, wanted=["log_p"])["log_p"]
+    what = "log p(h) of the mixture for logits of -60 and 60 (with the logits, by logsumexp)"
     check_close(found, mixed(log_pi, terms.sum(axis=-1)), what, atol=1e-3)
 
 
@@ -659,13 +728,73 @@ def test_mixture_log_prob(probe, rng, latent):
 def test_mixture_gradient(probe, reference, rng, latent):
     model = mixture_model(rng, latent)
     inputs = {"model": model, "h": every_state(model, 2)}
-    wanted = ["gradient", "d_h"]
-    found, expected = probe("mixture", wanted=wanted, **inputs), reference("mixture", **inputs)
-    for name, of in (("gradient", "the mixture's parameters"), ("d_h", "h")):
-        if name in expected:
-            mistakes = {f"a result that is detached from {of}": 0 * expected[name]}
-            what = f"the gradient of log p(h) with respect to {of}"
-            check_close(found[name], expected[name], what, mistakes, atol=1e-3)
+    found = probe("mixture", wanted=["gradient"], **inputs)["gradient"]
+    expected = reference("mixture", **inputs)["gradient"]
+    components = len(model["mixture_logits"])  # they come first
+    by_pi, count = np.arange(len(expected)) < components, inputs["h"].shape[0] * 2
+    pi = np.zeros(len(expected))
+    pi[by_pi] = softmax(model["mixture_logits"])
+    mistakes = {
+        "a result that is detached from both": 0 * expected,
+        "a result that is detached from mixture_logits": np.where(by_pi, 0, expected),
+        "a result that is detached from component_logits": np.where(by_pi, expected, 0),
+        "a softmax of mixture_logits that has no gradient": expected + count * pi,
+    }
+    what = "the gradient of log p(h) with respect to mixture_logits and component_logits"
+    check_close(found, expected, what, mistakes, atol=1e-3)
+    if latent == "categorical":
+        return
+    # Between 0 and 1 log p(h) may be any function of h. But where a bit is likelier 1, it rises.
+    model = mixture_model(rng, latent, components=1)
+    found = probe("mixture", model=model, h=inputs["h"], wanted=["d_h"])["d_h"]
+    what = "the gradient of log p(h) with respect to h"
+    check_shape(found, inputs["h"].shape, what)
+    check(found.any(), f"{what} is 0: do not detach h, round it or use it as an index")
+    right = (np.sign(found) == np.sign(model["component_logits"][0])).all()
+    check(right, f"{what} must be positive where a bit is likelier 1, negative where likelier 0")
+
+
+def mixture_hints(model, log_pi, terms) -> dict:
+    """The distributions [S] that samples have after some mistakes; terms [S, M, K]."""
+    states, logits = states_of(model), model["component_logits"].astype(float)
+    log_p, pi = terms.sum(axis=-1), np.exp(log_pi)  # (S, M), (M,)
+
+    def with_logits(logits):
+        terms = mixture_terms(model | {"component_logits": logits}, states)[1]
+        return np.exp(terms.sum(axis=-1)) @ pi
+
+    hints = {
+        "as if each entry of h came from another component: draw m once for a whole h": np.exp(
+            mixed(log_pi, np.swapaxes(terms, -1, -2))
+        ).prod(axis=-1),
+        "as if all components were equally likely: draw m from pi": np.exp(log_p).mean(axis=-1),
+        "as if pi were the softmax of the softmax of mixture_logits": np.exp(log_p)
+        @ softmax(softmax(model["mixture_logits"])),
+        "as if mixture_logits were probabilities: they are logits": np.exp(log_p)
+        @ (np.abs(model["mixture_logits"]) / np.abs(model["mixture_logits"]).sum()),
+        "as if h were the likeliest one of its component: draw it": np.eye(len(states))[
+            log_p.argmax(axis=0)
+        ].T
+        @ pi,
+        "as if the logits of the components were averaged: draw m": with_logits(
+            np.broadcast_to(np.tensordot(pi, logits, 1), logits.shape)
+        ),
+    }
+    for m in range(len(pi)):
+        same = f"as if all came from component {m}: draw m anew for each sample, from pi"
+        hints[same] = np.exp(log_p[:, m])
+    if model["latent"] == "categorical":
+        hints["as if probabilities were taken for logits"] = with_logits(
+            np.exp(log_softmax(logits))
+        )
+        return hints
+    p, ones = 1 / (1 + np.exp(-logits)), states[:, None] == 1  # (M, K), (S, 1, K)
+    shared = np.where(ones, p, 1).min(axis=-1) - np.where(ones, 0, p).max(axis=-1)
+    return hints | {
+        "as if probabilities were taken for logits": with_logits(p),
+        "as if 0 and 1 were exchanged": np.exp(mixed(log_pi, log_p))[::-1],
+        "as if all bits of a sample shared one random number": shared.clip(0) @ pi,
+    }
 
 
 @pytest.mark.points(1, part="4.7")
@@ -674,7 +803,7 @@ def test_mixture_sample(probe, rng, latent):
     model = mixture_model(rng, latent)
     states, k = states_of(model), model["latent_dim"]
     log_pi, terms = mixture_terms(model, states)
-    p = softmax(np.logaddexp.reduce(log_pi + terms.sum(axis=-1), axis=-1))
+    p = softmax(mixed(log_pi, terms.sum(axis=-1)))
     out = probe("mixture_samples", model=model, num_samples=2 * CHAINS, seed=4)
     check_shape(out["h"], (2 * CHAINS, k), "sample((S,))")
     check_shape(out["one"], (k,), "sample()")
@@ -683,17 +812,15 @@ def test_mixture_sample(probe, rng, latent):
     check(not out["reseeds"], message)
     numbers = state_numbers(model, out["h"])
     check((numbers >= 0).all(), "a sample must be bits or categories, not probabilities")
-    apart = np.exp(np.logaddexp.reduce(log_pi[:, None] + terms, axis=-2)).prod(axis=-1)
-    hints = {
-        "as if each entry of h came from another component: draw m once for a whole h": apart,
-        "as if all components were equally likely: draw m from pi": np.exp(terms.sum(axis=-1)).mean(
-            axis=-1
-        ),
-    }
+    bits = latent == "bernoulli"
+    message = f"samples are of another type than {'float32' if bits else 'int64'}"
+    check(out["floats"] == bits, message)
     counts = np.bincount(numbers[:CHAINS], minlength=len(states)) / CHAINS
     # Far from p and near another distribution, which it may be: a hint only, no verdict.
-    hint = next((h for h, q in hints.items() if np.abs(counts - q).max() < 0.01), "")
-    far = np.abs(counts - p).max() > 0.02
+    far, hints = np.abs(counts - p).max() > 0.02, mixture_hints(model, log_pi, terms)
+    few = np.count_nonzero(counts) <= len(log_pi)
+    shared = "as if all samples of a call shared their random numbers" if few else ""
+    hint = next((h for h, q in hints.items() if np.abs(counts - q).max() < 0.01), shared)
     hint = f" ({hint})" if hint and far else ""
     check_frequencies(numbers[:CHAINS], p, f"samples of the mixture{hint}")
     pairs = numbers[:CHAINS] * len(states) + numbers[CHAINS:]

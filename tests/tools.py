@@ -71,7 +71,7 @@ def check_close(found, expected, what: str, mistakes=None, rtol=1e-4, atol=1e-4)
         if np.shape(values) == found.shape and np.allclose(found, values, rtol=rtol, atol=atol):
             hint = f"\nThis is what one gets with {mistake}."
             break
-    check_finite(found, what)
+    check(np.isfinite(found).all(), f"{what} is not finite{hint}")
     worst = np.unravel_index(np.argmax(np.abs(found - expected)), expected.shape)
     at = f" at {list(map(int, worst))}" if worst else ""
     raise Wrong(f"{what} is {found[worst]:.6g}{at}, expected {expected[worst]:.6g}{hint}")

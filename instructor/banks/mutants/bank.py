@@ -50,6 +50,7 @@ SAMPLE = (
     "sample-stale-score",
     "step-cache-of-proposals",
     "jsa-joint-detached",
+    "mixture-each-entry",
     "scores-whole-norm",
     "gibbs-not-removed",
     "patch-log-q-own-patch",

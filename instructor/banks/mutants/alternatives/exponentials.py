@@ -1,8 +1,9 @@
-"""u < exp(difference), written so that nothing overflows; a log u drawn as an exponential."""
+"""Differences in exp, so that nothing overflows; log u and argmax from exponential numbers."""
 
 import torch
+import torch.nn.functional as F
 
-from model import BaseSampler
+from model import BaseMixturePrior, BaseSampler
 from submission import log_importance_weight  # the reference, above in the same module
 
 
@@ -56,3 +57,27 @@ class MISampler(BaseSampler):
 
     def update_cache(self, idx, h):
         self.cache.table.index_copy_(0, idx, h.to(self.cache.table.dtype))
+
+
+class MixturePrior(BaseMixturePrior):
+    def log_prob(self, h):
+        if self.latent == "bernoulli":  # p(h_j|m) is the sigmoid of the logit or of minus the logit
+            log_p = F.logsigmoid((2 * h.unsqueeze(-2) - 1) * self.component_logits).sum(dim=-1)
+        else:
+            weights = self.component_logits - self.component_logits.logsumexp(-1, keepdim=True)
+            log_p = torch.einsum("...i,mi->...m", self.features(h), weights.flatten(1))
+        top = log_p.detach().max(dim=-1, keepdim=True).values
+        mean = ((log_p - top).exp() * self.mixture_logits.softmax(dim=0)).sum(dim=-1)
+        return top.squeeze(-1) + mean.log()
+
+    @torch.no_grad()
+    def sample(self, sample_shape=()):
+        def draw(logits):  # the first of several exponential clocks that rings
+            return (torch.empty_like(logits).exponential_().log() - logits).argmin(dim=-1)
+
+        m = draw(self.mixture_logits.expand(*sample_shape, -1))
+        logits = self.component_logits.index_select(0, m.flatten())
+        logits = logits.reshape(*sample_shape, *self.component_logits.shape[1:])
+        if self.latent == "bernoulli":
+            return draw(torch.stack([torch.zeros_like(logits), logits], dim=-1)).float()
+        return draw(logits)

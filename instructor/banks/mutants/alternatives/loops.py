@@ -1,10 +1,11 @@
-"""One chain and one step after the other, in plain Python; `sample` does without mis_chain."""
+"""One chain, step and component after the other, in plain Python; `sample` has no mis_chain."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 
-from model import BaseSampler
+from model import BaseMixturePrior, BaseSampler
 
 
 def mis_chain(log_w, u):
@@ -70,3 +71,33 @@ class MISampler(BaseSampler):
     def update_cache(self, idx, h):
         for i, state in zip(idx, h, strict=True):
             self.cache.put(i, state)
+
+
+class MixturePrior(BaseMixturePrior):
+    def log_prob(self, h):
+        total = torch.tensor(-math.inf)
+        log_pi = self.mixture_logits.log_softmax(dim=0)
+        for log_p, logits in zip(log_pi, self.component_logits, strict=True):
+            for j in range(self.latent_dim):
+                if self.latent == "bernoulli":
+                    one, zero = F.logsigmoid(logits[j]), F.logsigmoid(-logits[j])
+                    log_p = log_p + h[..., j] * one + (1 - h[..., j]) * zero
+                else:
+                    log_p = log_p + logits[j].log_softmax(dim=0)[h[..., j]]
+            total = torch.logaddexp(total, log_p)
+        return total
+
+    @torch.no_grad()
+    def sample(self, sample_shape=()):
+        count = math.prod(sample_shape)
+        m = torch.multinomial(self.mixture_logits.softmax(dim=0), count, replacement=True)
+        bits = self.latent == "bernoulli"
+        h = torch.empty(count, self.latent_dim, dtype=torch.float32 if bits else torch.int64)
+        for component, logits in enumerate(self.component_logits):
+            mine = (m == component).nonzero().squeeze(1)
+            for j in range(self.latent_dim if len(mine) else 0):
+                if bits:
+                    h[mine, j] = torch.bernoulli(logits[j].sigmoid().expand(len(mine)))
+                else:
+                    h[mine, j] = torch.multinomial(logits[j].softmax(0), len(mine), True)
+        return h.reshape(*sample_shape, self.latent_dim)

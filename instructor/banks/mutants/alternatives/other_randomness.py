@@ -37,3 +37,16 @@ class MISampler(submission.MISampler):
         if idx is not None:
             self.update_cache(idx, h)
         return h
+
+
+class MixturePrior(submission.MixturePrior):
+    @torch.no_grad()
+    def sample(self, sample_shape=()):
+        pi = self.mixture_logits.double().softmax(dim=0).numpy()
+        m = RNG.choice(len(pi), size=tuple(sample_shape), p=pi / pi.sum())
+        logits = self.component_logits[torch.as_tensor(m)]
+        if self.latent == "bernoulli":
+            u = torch.rand(logits.shape, generator=GENERATOR)
+            return (u < logits.sigmoid()).to(logits.dtype)
+        gumbel = torch.as_tensor(RNG.gumbel(size=tuple(logits.shape)))
+        return (logits + gumbel).argmax(dim=-1)

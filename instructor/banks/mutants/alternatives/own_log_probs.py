@@ -5,7 +5,14 @@ import math
 import torch
 import torch.nn.functional as F
 
-from model import BaseJointModel, BaseProposalModel, conv_decoder, conv_encoder, mlp
+from model import (
+    BaseJointModel,
+    BaseMixturePrior,
+    BaseProposalModel,
+    conv_decoder,
+    conv_encoder,
+    mlp,
+)
 
 
 class Latent:
@@ -56,6 +63,8 @@ class JointModel(BaseJointModel):
         return mlp([self.h_features, *self.hidden[::-1], self.x_features], self.activation)
 
     def prior(self):
+        if isinstance(self.mixture, BaseMixturePrior):
+            return self.mixture
         shape = [self.latent_dim]
         if self.latent == "categorical":
             shape.append(self.num_categories)
@@ -66,8 +75,11 @@ class JointModel(BaseJointModel):
         return Pixels(self.x_logits(h), sigma, len(self.x_shape))
 
     def log_joint_prob(self, x, h):
+        log_p = self.likelihood(h).log_prob(x)
+        if self.mixture is not None:
+            return log_p + self.mixture.log_prob(h)
         states = 2 if self.latent == "bernoulli" else self.num_categories
-        return self.likelihood(h).log_prob(x) - self.latent_dim * math.log(states)
+        return log_p - self.latent_dim * math.log(states)
 
     def decode(self, h):
         return 1 / (1 + torch.exp(-self.x_logits(h)))
@@ -93,3 +105,21 @@ class ProposalModel(BaseProposalModel):
         if self.latent == "bernoulli":
             return torch.sigmoid(self.h_logits(x)).round()
         return self.h_logits(x).softmax(dim=-1).max(dim=-1).indices
+
+
+class MixturePrior(BaseMixturePrior):
+    """Every entry by every component, [..., M, K]."""
+
+    def log_prob(self, h):
+        components = Latent(self.component_logits, self.latent == "bernoulli")
+        h = h.unsqueeze(-2).expand(*h.shape[:-1], len(self.mixture_logits), -1)
+        log_p = components.log_prob(h)  # (..., M)
+        normaliser = self.mixture_logits.logsumexp(dim=0)
+        return (self.mixture_logits + log_p).logsumexp(dim=-1) - normaliser
+
+    @torch.no_grad()
+    def sample(self, sample_shape=()):
+        pi = self.mixture_logits.softmax(dim=0)
+        m = torch.multinomial(pi, math.prod(sample_shape), replacement=True)
+        h = Latent(self.component_logits[m], self.latent == "bernoulli").sample()
+        return h.reshape(*sample_shape, self.latent_dim)

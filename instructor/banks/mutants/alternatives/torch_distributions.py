@@ -1,9 +1,16 @@
-"""Bits by torch.distributions, as the assignment's hint names them."""
+"""Bits by torch.distributions, as the assignment's hint names them; its mixture too."""
 
 import torch
-from torch.distributions import Bernoulli, Categorical, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
-from model import BaseJointModel, BaseProposalModel, conv_decoder, conv_encoder, mlp
+from model import (
+    BaseJointModel,
+    BaseMixturePrior,
+    BaseProposalModel,
+    conv_decoder,
+    conv_encoder,
+    mlp,
+)
 
 
 def independent(logits, latent):
@@ -18,6 +25,8 @@ class JointModel(BaseJointModel):
         return mlp([self.h_features, *reversed(self.hidden), self.x_features], self.activation)
 
     def prior(self):
+        if self.mixture:
+            return self.mixture
         categories = [self.num_categories] if self.latent == "categorical" else []
         logits = torch.zeros(self.latent_dim, *categories, device=self.device)
         return independent(logits, self.latent)
@@ -55,3 +64,16 @@ class ProposalModel(BaseProposalModel):
     def encode(self, x):
         logits = self.h_logits(x)
         return (logits > 0).to(x.dtype) if self.latent == "bernoulli" else logits.argmax(dim=-1)
+
+
+class MixturePrior(BaseMixturePrior):
+    def distribution(self):
+        each = independent(self.component_logits, self.latent)
+        return MixtureSameFamily(Categorical(logits=self.mixture_logits), each)
+
+    def log_prob(self, h):
+        return self.distribution().log_prob(h)
+
+    @torch.no_grad()
+    def sample(self, sample_shape=()):
+        return self.distribution().sample(sample_shape)
