@@ -154,6 +154,25 @@ def test_a_model_without_gradient_is_named():
         chains.score_changes(joint, torch.rand(1, 2), every_state("bernoulli")[:1])
 
 
+def test_categories_that_the_kit_cannot_watch_are_changed_blindly():
+    """A network that is fed in another way than by `self.features` is right, too."""
+    joint, x = make_joint("categorical"), torch.rand(1, 2)
+    own = joint.log_joint_prob
+    joint.log_joint_prob = lambda x, h: own(x, h.clone())
+    p = posterior_of(joint, x)
+    start = every_state("categorical")[torch.multinomial(p, CHAINS, replacement=True)]
+    states, _ = chains.local_steps(joint, x.expand(CHAINS, -1), start, 2)
+    check_frequencies(numbers_of(joint, states[-1]), p.double().numpy(), "blind local steps")
+
+
+def test_bits_of_another_type_are_taken():
+    joint, x = make_joint("bernoulli"), torch.rand(1, 2)
+    start = every_state("bernoulli")[:5].bool()
+    states, _ = chains.local_steps(joint, x.expand(5, -1), start, 2)
+    assert states.dtype == torch.float32
+    assert chains.climb(joint, x.expand(5, -1), start, 2).dtype == torch.float32
+
+
 def simulated(spread, num_steps, epochs):
     """MIS chains with log weights N(0, spread^2): shares accepted and moved, by epoch."""
     current = spread * torch.randn(CHAINS)
