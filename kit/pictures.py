@@ -119,9 +119,10 @@ def save_codes(path: Path, codes: torch.Tensor, labels: torch.Tensor) -> Path:
 
 
 def save_curves(path: Path, history: list[dict[str, float]]) -> Path:
-    """One small panel for each column of log.csv; with its floor, or for validation too, if any."""
+    """One small panel for each column of log.csv; with its bound, or for validation too, if any."""
     names = list(dict.fromkeys(name for row in history for name in row if name != "epoch"))
-    beside = {name: f"{name}_floor" for name in names} | {"loss": "val_loss"}
+    bounds = {f"{name}_{bound}": name for name in names for bound in ("floor", "ceiling")}
+    beside = {bounds[other]: other for other in names if other in bounds} | {"loss": "val_loss"}
     beside = {name: other for name, other in beside.items() if {name, other} <= {*names}}
     alone = [name for name in names if name not in beside.values()]
     panels = [[name, beside[name]] if name in beside else [name] for name in alone]
@@ -143,7 +144,7 @@ def save_curves(path: Path, history: list[dict[str, float]]) -> Path:
     for axis, panel in zip(axes.flat, panels, strict=False):
         for name in panel:
             points = [(row["epoch"], row[name]) for row in history if name in row]
-            style = ":" if name.endswith("_floor") else "-"
+            style = ":" if name in bounds else "-"
             marker = "." if len(points) < 2 else ""
             axis.plot(*zip(*points, strict=True), style, label=name, marker=marker)
         axis.set_title(" and ".join(panel), fontsize=LARGE)
@@ -159,6 +160,7 @@ def save_toy(
     path: Path,
     data: torch.Tensor,
     density: torch.Tensor,
+    density_title: str,
     points: torch.Tensor,
     posterior: torch.Tensor,
     visits: torch.Tensor,
@@ -169,6 +171,7 @@ def save_toy(
     Args:
         data: [N, 2], points in the unit square.
         density: [120, 120] on a grid over the square, the first coordinate slowest.
+        density_title: what stands above it.
         points: [4, 2].
         posterior, visits: [4, S], the exact p(h|x) and the share of an MIS chain's steps.
         num_steps: of the chain.
@@ -178,7 +181,7 @@ def save_toy(
     axes[0].scatter(*data.T.cpu().numpy(), s=3, alpha=0.5)
     axes[0].set_title("data")
     axes[3].imshow(density.T.cpu().numpy(), origin="lower", extent=(0, 1, 0, 1), cmap="magma")
-    axes[3].set_title("learned density p(x)")
+    axes[3].set_title(density_title)
     for axis in (axes[0], axes[3]):
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         for number, point in enumerate(points.cpu().tolist(), start=1):

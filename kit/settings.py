@@ -247,13 +247,14 @@ class JSASettings(TaskSettings):
     hidden=[50, 50],
     epochs=40,
     num_mis_steps=5,
-    lr_joint=1e-3,
-    lr_proposal=1e-3,
+    lr_joint=3e-3,
+    lr_proposal=3e-3,
     code="mode",
     prior_components=1,
+    lr_prior=1e-2,
     local_steps=0,
     sigma=0.05,
-    sigma_start=0.05,
+    sigma_start=0.3,
     cache_start_epoch=1,
 )
 class ToySettings(JSASettings):

@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> None:
         configs.append(config)
         # In the first epoch with the cache every state is new, so that one says nothing.
         shares = [share for _, share in points[1:]]
-        label = f"sigma {config['sigma']:g}, cache from epoch {config['cache_start_epoch']}, "
-        label += f"G = {config['local_steps']}"
+        label = f"{config['prior']} prior, sigma {config['sigma']:g}, G = {config['local_steps']}, "
+        label += f"cache from epoch {config['cache_start_epoch']}"
         axis.plot(range(2, len(shares) + 2), shares, label=label)
         longest = max(longest, len(shares) + 1)
     num_steps = [config["num_mis_steps"] for config in configs if config["local_steps"] == 0]

@@ -581,6 +581,63 @@ def test_code_of_mis_has_this_ratio_and_this_acceptance():
     close(accepted, ratio.clamp(max=1), atol=1 / steps)  # the grid of u is no finer
 
 
+def test_a_prior_is_fitted_to_the_codes_of_the_data():
+    """(S4.8): a free prior beside a fixed likelihood, p(h) = softmax(a) and p(x|h)."""
+    logits, likelihood = randn(8, seed=74), probabilities(8, 6, seed=75).T  # [6, 8]
+    joint = likelihood * logits.softmax(dim=0)
+    weight = DATA[:, None] * joint / joint.sum(dim=1, keepdim=True)
+    direct = gradient(
+        lambda a: (DATA * (likelihood * a.softmax(dim=0)).sum(dim=1).log()).sum(), logits
+    )
+    codes = weight.sum(dim=0)  # (8,)
+    close(gradient(lambda a: (codes * a.log_softmax(dim=0)).sum(), logits), direct)
+    close(gradient(lambda a: (codes * a.log_softmax(dim=0)).sum(), codes.log()), torch.zeros(8))
+    assert direct.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_local_steps_after_mis_leave_the_posterior_as_it_is(seed):
+    """(S4.9) and (S4.10), for 3 bits and promises that are made up."""
+    joint, q = mis_example(seed)
+    pi, w = joint / joint.sum(), joint / q
+    proposal = torch.zeros(8, 8)  # of the three changes of one bit of each state
+    for h, change in enumerate(randn(8, 3, seed=seed + 200).exp()):
+        for j in range(3):
+            proposal[h, h ^ (1 << j)] = change[j] / change.sum()
+    ratio = (joint[None] * proposal.T) / (joint[:, None] * proposal)
+    local = transition_matrix(proposal, ratio.nan_to_num(0.0))
+    close(pi[:, None] * local, (pi[:, None] * local).T)
+    mis = transition_matrix(q, w[None] / w[:, None])
+    close(pi @ (mis @ local), pi)
+    flow = pi[:, None] * (mis @ local)
+    assert (flow - flow.T).abs().max() > 1e-4  # no detailed balance, and none is needed
+
+
+def expected_walk(log_w: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """How many proposals a chain over these weights, [T+1], accepts, and where it then is."""
+    where, accepted = torch.zeros(len(log_w)), 0.0
+    where[0] = 1.0
+    for n in range(1, len(log_w)):
+        moves = where * (log_w[n] - log_w).exp().clamp(max=1)
+        where, accepted = where - moves, accepted + moves.sum().item()
+        where[n] = moves.sum()
+    return accepted, where
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 100.0])
+def test_floors_of_acceptance_and_moves(spread):
+    """(S4.11) and (S4.12), over all orders of five samples: T = 4, or T = 2 in the 2nd epoch."""
+    log_w = spread * torch.arange(5.0)
+    walks = [expected_walk(log_w[list(order)]) for order in itertools.permutations(range(5))]
+    acceptance = sum(accepted for accepted, _ in walks) / len(walks) / 4
+    moved = sum(where[3:].sum().item() for _, where in walks) / len(walks)
+    floors = (1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 4, 2 / 5
+    if spread == 100.0:  # only records are accepted
+        close(torch.tensor([acceptance, moved]), torch.tensor(floors))
+    else:
+        assert acceptance > floors[0] and moved > floors[1]
+
+
 # ----------------------------------------------------------------------------------------------
 # Part 5
 
