@@ -77,7 +77,8 @@ def local_steps(joint, x, h, num_steps: int) -> tuple[torch.Tensor, torch.Tensor
     log_q = proposal(gain)
     states, accepted = [], []
     for _ in range(num_steps):
-        change = torch.multinomial(log_q.exp(), 1).squeeze(1)  # (B,)
+        # A model that has diverged gives nan; the trainer will say so.
+        change = torch.multinomial(log_q.exp().nan_to_num(1.0), 1).squeeze(1)  # (B,)
         new, undo = apply_changes(joint, h, change)
         new_log_p, gain = score_changes(joint, x, new)
         new_log_q = proposal(gain)

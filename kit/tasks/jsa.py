@@ -45,7 +45,7 @@ class JSATask(Task):
         self.cache = sampler.cache
         self.code_kind, self.num_categories = joint.latent, joint.num_categories
         self.use_cache = False
-        self.floors: dict[str, torch.Tensor] = {}  # what MIS promises in this epoch
+        self.floors: dict[str, float] = {}  # what MIS promises in this epoch
         self.batch = 0  # training batches since the epoch began
 
     @classmethod
@@ -77,7 +77,9 @@ class JSATask(Task):
             {"params": others, "lr": self.settings.lr_joint},
             {"params": self.proposal.parameters(), "lr": self.settings.lr_proposal},
         ]
-        return groups + [{"params": prior, "lr": self.settings.lr_prior}] * bool(prior)
+        if prior:
+            groups.append({"params": prior, "lr": self.settings.lr_prior})
+        return groups
 
     def start_epoch(self, epoch, num_epochs):
         self.start_chains(epoch)
@@ -89,13 +91,12 @@ class JSATask(Task):
         self.batch = 0
         visit = epoch - self.settings.cache_start_epoch + 1  # of each cached state, from 1 on
         self.use_cache = visit >= 1
-        floors, num_steps = {}, self.settings.num_mis_steps
+        self.floors, num_steps = {}, self.settings.num_mis_steps
         if not self.use_cache:
-            floors["acceptance_floor"] = chains.acceptance_floor(num_steps)
+            self.floors["acceptance_floor"] = chains.acceptance_floor(num_steps)
         elif self.settings.local_steps == 0:  # only then a cached state is a draw of q
-            floors["acceptance_floor"] = chains.acceptance_floor(num_steps, visit)
-            floors["moved_floor"] = chains.moved_floor(num_steps, visit)
-        self.floors = {name: torch.tensor(value) for name, value in floors.items()}
+            self.floors["acceptance_floor"] = chains.acceptance_floor(num_steps, visit)
+            self.floors["moved_floor"] = chains.moved_floor(num_steps, visit)
 
     def loss(self, x, labels, index):
         if index is None:
@@ -108,7 +109,7 @@ class JSATask(Task):
         if self.batch % MEASURE_EVERY == 0:
             metrics["acceptance"] = self.sampler.acceptance_rate()
             metrics["ess"] = self.sampler.effective_sample_size()
-            metrics |= self.floors
+            metrics |= {name: x.new_tensor(floor) for name, floor in self.floors.items()}
         if accepted is not None:
             metrics["acceptance_local"] = accepted
         self.batch += 1

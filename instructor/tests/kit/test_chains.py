@@ -165,6 +165,17 @@ def test_categories_that_the_kit_cannot_watch_are_changed_blindly():
     check_frequencies(numbers_of(joint, states[-1]), p.double().numpy(), "blind local steps")
 
 
+@each_latent
+def test_a_model_that_has_diverged_is_left_to_the_trainer(latent):
+    joint, x = make_joint(latent), torch.rand(1, 2)
+    for parameter in joint.net.parameters():
+        parameter.data.fill_(torch.nan)
+    start = every_state(latent)[:5]
+    states, accepted = chains.local_steps(joint, x.expand(5, -1), start, 2)
+    assert accepted == 0 and torch.equal(states[-1], start)
+    assert torch.equal(chains.climb(joint, x.expand(5, -1), start, 3), start)
+
+
 def test_bits_of_another_type_are_taken():
     joint, x = make_joint("bernoulli"), torch.rand(1, 2)
     start = every_state("bernoulli")[:5].bool()
