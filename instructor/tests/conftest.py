@@ -12,9 +12,9 @@ import torch
 import data_utils
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def threads():
-    """One thread, unless OMP_NUM_THREADS says otherwise.
+    """One thread, unless OMP_NUM_THREADS says otherwise; anew for each test, since the toy sets it.
 
     Small tensors are faster on one, and much faster where the cores are shared. The processes that
     tests start get the same number, since equal weights need equal numbers of threads.
