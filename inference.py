@@ -17,7 +17,13 @@ from grade import SAMPLES_PER_CLASS
 from kit.assignment import CODE_KINDS, available_tasks
 from kit.files import DataError, fingerprint, write_arrays, write_json
 from kit.processes import TrainingError, pick_device
-from kit.settings import RunSettings, SettingsError, from_config, run_from_config
+from kit.settings import (
+    RunSettings,
+    SettingsError,
+    from_config,
+    run_from_config,
+    settings_class,
+)
 from kit.tasks import Task, TaskError, make_task
 from kit.todos import explain_error, import_explained, todo_message
 from trainer import read_checkpoint
@@ -52,7 +58,7 @@ def load_task(checkpoint_path: str, given: dict, device: torch.device) -> tuple[
     if config is None:
         if "task" not in given or "latent_dim" not in given:
             raise InferenceError(f"{checkpoint_path} has no config: give --task and --latent_dim")
-        config = given
+        config = given | settings_class(given["task"]).seen_in(state)
     for name, value in given.items():
         if config.get(name) != value:
             has = config.get(name)

@@ -106,7 +106,7 @@ class Features:
     one-hot.
 
     Inside `differentiable` those of one h have a gradient, which tells how log p(x, h) changes
-    with each entry of h (kit/local_steps.py).
+    with each entry of h (kit/chains.py).
     """
 
     def __init__(self, latent: str, num_categories: int):
@@ -178,7 +178,7 @@ class LatentModel(nn.Module):
         self.x_features = math.prod(self.x_shape)
         # How many numbers describe h to a network: K bits, or D one-hot vectors of length C.
         self.h_features = latent_dim * (num_categories if latent == "categorical" else 1)
-        self.features = Features(latent, num_categories)
+        self.h_numbers = Features(latent, num_categories)
         self.register_buffer("sigma", torch.tensor(float(sigma)))
         self.net = net if net is not None else self.build_net()
 
@@ -202,7 +202,7 @@ class BaseMixturePrior(nn.Module):
         mixture_logits: [M]; pi is their softmax.
         component_logits: of p(h_j = 1|m), [M, K], for bits; of p(h_j = c|m), [M, D, C], for
             categories.
-        features: what turns h into numbers, see `Features`.
+        h_numbers: what turns h into numbers, see `Features`.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class BaseMixturePrior(nn.Module):
     ):
         super().__init__()
         self.latent_dim, self.latent, self.num_categories = latent_dim, latent, num_categories
-        self.features = Features(latent, num_categories)
+        self.h_numbers = Features(latent, num_categories)
         values = [num_categories] if latent == "categorical" else []
         self.mixture_logits = nn.Parameter(torch.zeros(num_components))
         # Equal components would have equal gradients, and so stay equal.
@@ -242,11 +242,11 @@ class BaseJointModel(LatentModel):
         super().__init__(latent_dim, **others)
         self.mixture = mixture
         if mixture is not None:
-            self.features = mixture.features  # one for both, so that one gradient sees both terms
+            self.h_numbers = mixture.h_numbers  # one for both, so that one gradient sees both terms
 
     def x_logits(self, h: torch.Tensor) -> torch.Tensor:
         """Run the network: h [..., K] -> logits of the mean of x, [..., *x_shape]."""
-        features = self.features(h).to(self.sigma.dtype)  # (..., h_features)
+        features = self.h_numbers(h).to(self.sigma.dtype)  # (..., h_features)
         logits = self.net(features.reshape(-1, self.h_features))
         return logits.reshape(*features.shape[:-1], *self.x_shape)
 

@@ -483,7 +483,7 @@ class MixturePrior(BaseMixturePrior):
         # [M, D, C] for categories. Compute with the logits: log p(h) is right at -60 and 60 too.
         # The gradient must reach both parameters, and bits h where `h.requires_grad`: never round
         # or detach h. Hint: a log-probability of bits is h_j * logit_j - softplus(logit_j), so one
-        # matrix product gives the sum over j for all m. With `self.features(h)`, [..., D * C], one
+        # matrix product gives the sum over j for all m. With `self.h_numbers(h)`, [..., D * C], one
         # does for categories too.
         # BEGIN SOLUTION
         log_pi = torch.log_softmax(self.mixture_logits, dim=0)  # (M,)
@@ -492,7 +492,7 @@ class MixturePrior(BaseMixturePrior):
             log_p = h @ logits.T - F.softplus(logits).sum(dim=-1)  # (..., M)
         else:
             log_p_values = torch.log_softmax(self.component_logits, dim=-1)  # (M, D, C)
-            log_p = self.features(h) @ log_p_values.flatten(1).T  # (..., M)
+            log_p = self.h_numbers(h) @ log_p_values.flatten(1).T  # (..., M)
         return torch.logsumexp(log_pi + log_p, dim=-1)
         # END SOLUTION
 

@@ -194,8 +194,9 @@ class Trainer:
         if not math.isfinite(row["loss"]):
             raise TrainingError(
                 f"the loss became {row['loss']} in epoch {epoch}. Usual causes: a learning rate "
-                "that is too large (--lr, --lr_joint, --lr_proposal), a --var or --sigma that is "
-                "too small, or the logarithm of 0 in your own code. The checkpoint of epoch "
+                "that is too large (--lr, --lr_joint, --lr_proposal, --lr_prior), a --var or "
+                "--sigma that is too small, or the logarithm of 0 in your own code. The "
+                "checkpoint of epoch "
                 f"{self.epoch} in {self.save_dir} is untouched."
             )
 

@@ -4,7 +4,8 @@ promises of MIS chains.
 The proposal is that of Gibbs with gradients (Grathwohl et al., ICML 2021, arXiv 2102.04509): a
 change of h that raises log p(x, h) is proposed more often. All changes are scored by one gradient,
 as a first-order Taylor expansion. A Metropolis step makes up for its error, so `local_steps` leaves
-p(h|x) as it is whatever the model; so does MIS, and so does one after the other.
+p(h|x) as it is; so does MIS, and so does one after the other. Both take for granted that
+log p(x, h) is a function: with Dropout in p's network it is another one at each call.
 
 Changes of h are numbered: j flips bit j; j * C + c gives variable j the value c.
 """
@@ -12,6 +13,9 @@ Changes of h are numbered: j flips bit j; j * C + c gives variable j the value c
 import torch
 
 from kit.tasks.base import TaskError
+
+NO_GRADIENT = """log_joint_prob must have a gradient with respect to h (TODO 4.2); without one,
+train with --local_steps 0 --code best"""
 
 
 def score_changes(joint, x, h) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,13 +28,13 @@ def score_changes(joint, x, h) -> tuple[torch.Tensor, torch.Tensor]:
             features = h.detach().clone().requires_grad_()
             log_p = joint.log_joint_prob(x, features)
         else:
-            with joint.features.differentiable(h) as features:
+            with joint.h_numbers.differentiable(h) as features:
                 log_p = joint.log_joint_prob(x, h)
         gradient = None
         if log_p.requires_grad:
             (gradient,) = torch.autograd.grad(log_p.sum(), features, allow_unused=True)
     if gradient is None and joint.latent == "bernoulli":
-        raise TaskError("log_joint_prob must have a gradient with respect to h (TODO 4.2)")
+        raise TaskError(NO_GRADIENT)
     if gradient is None:  # categories that went to the network in a way of the student's own:
         gradient = torch.zeros_like(features)  # all changes are equally likely to be proposed
     if joint.latent == "bernoulli":
@@ -141,6 +145,7 @@ def acceptance_floor(num_steps: int, epoch: int = 1) -> float:
 def moved_floor(num_steps: int, epoch: int = 1) -> float:
     """The smallest expected share of MIS chains that move in an epoch, for fixed p and q.
 
-    A chain moves at least where the best of all tT + 1 draws is one of this epoch's T.
+    A chain moves at least where the best of all tT + 1 draws is one of this epoch's T. That is so
+    where no state is drawn twice, as with 200 bits; of a few states the same may come again.
     """
     return num_steps / (epoch * num_steps + 1)

@@ -14,6 +14,7 @@ from kit.files import atomic_write
 from model import split_choices
 
 SMALL, LARGE = 8, 9  # font sizes
+FAINT = 0.1  # the smallest difference of pixels that is shown in full colour
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 80) -> Path:
@@ -61,7 +62,7 @@ def save_latents(path: Path, letter: str, entries: list[int], rows: list[np.ndar
         )
         for part in (0, 1)
     ]
-    limit = np.abs(canvases[1]).max()
+    limit = max(np.abs(canvases[1]).max(), FAINT)  # else rounding errors would glow
     titles = "images", "what changed (red: more ink, blue: less)"
     looks = (
         {"cmap": "gray", "vmin": 0, "vmax": 1},
@@ -104,7 +105,7 @@ def save_codes(path: Path, codes: torch.Tensor, labels: torch.Tensor) -> Path:
             are spread a little.
     """
     places = codes.cpu().double().numpy()
-    if len(np.unique(places)) < len(places):
+    if len(np.unique(places, axis=0)) < len(places):
         places = places + np.random.default_rng(0).uniform(-0.35, 0.35, places.shape)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axis = figure.subplots()

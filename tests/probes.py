@@ -368,7 +368,7 @@ class _GivenMixture(BaseMixturePrior):
     function of h with gradients, and samples that cannot come from anywhere else."""
 
     def log_prob(self, h):
-        return self.features(h) @ self.component_logits[0].flatten() - self.mixture_logits[0]
+        return self.h_numbers(h) @ self.component_logits[0].flatten() - self.mixture_logits[0]
 
     def sample(self, sample_shape=()):
         return torch.full((*sample_shape, self.latent_dim), 7)

@@ -29,7 +29,7 @@ class Task:
         cache: the latent states that belong into a checkpoint, or None.
         code_kind: what the entries of a code are, of CODE_KINDS.
         num_categories: of one entry, where code_kind is "categorical".
-        maps_codes: whether codes of two entries are shown as points of the plane.
+        entries_are_values: whether an entry of a code is a value that one can vary and plot.
         has_images: whether the data are images, which inference.py can encode.
         threads: of torch in training; None: as many as it likes.
         samples_at_once: samples times images, in `log_marginal`.
@@ -38,7 +38,7 @@ class Task:
     cache: StateCache | None = None
     code_kind = "float"
     num_categories = 0
-    maps_codes = True
+    entries_are_values = True
     has_images = True
     threads: int | None = None
     samples_at_once = 10_000
@@ -117,8 +117,9 @@ class Task:
         """Write the task's pictures into `folder`; returns their paths.
 
         samples.png has a row for each digit, reconstructions.png originals above reconstructions,
-        interpolation.png ways from one digit to another, latents.png what the ten strongest
-        entries of a code do, codes.png (for codes of two entries) where each digit lies.
+        interpolation.png ways from one digit's code to another's (with the label of the first).
+        Where entries are values: latents.png, what the ten strongest entries of a code do, and for
+        codes of two entries codes.png, where each digit lies.
         """
         from kit import pictures  # here, because matplotlib takes a while to load
 
@@ -131,16 +132,17 @@ class Task:
             to_uint8(latents.interpolate(self, codes[i], codes[i + 1], labels[i], 10))
             for i in range(0, len(codes) - 1, 2)
         ]
-        strongest = latents.strongest(self, codes[:5], labels[:5], 10)
-        moves = [latents.traverse(self, codes, labels, j, 10).cpu().numpy() for j in strongest]
-        letter = "z" if self.code_kind == "float" else "h"
         drawn = [
             pictures.save_grid(folder / "samples.png", list(samples)),
             pictures.save_grid(folder / "reconstructions.png", rows),
             pictures.save_grid(folder / "interpolation.png", ways),
-            pictures.save_latents(folder / "latents.png", letter, strongest, moves),
         ]
-        if self.maps_codes and codes.shape[1] == 2:
+        if self.entries_are_values:
+            strongest = latents.strongest(self, codes[:5], labels[:5], 10)
+            moves = [latents.traverse(self, codes, labels, j, 10).cpu().numpy() for j in strongest]
+            letter, path = "z" if self.code_kind == "float" else "h", folder / "latents.png"
+            drawn.append(pictures.save_latents(path, letter, strongest, moves))
+        if self.entries_are_values and codes.shape[1] == 2:
             x, labels = first_examples(dataset, 1000, device)
             path = folder / "codes.png"
             drawn.append(pictures.save_codes(path, self.encode(x, labels), labels))

@@ -13,6 +13,7 @@ from model import Bits
 
 MEASURE_EVERY = 5  # batches from one look at acceptance rate and sample size to the next
 MAX_COMPONENTS, DRAWS = 50, 100  # shown in components.png; draws of h for a mean image
+SCORED_AT_ONCE = 2000  # states times images, of the candidates for a code
 QUICK_STEPS = 5  # of the search for a code, in validation
 
 
@@ -34,6 +35,7 @@ class JSATask(Task):
     """
 
     x_shape = (1, 28, 28)
+    states_repeat = False  # whether q often proposes a state that a chain has seen already
 
     def __init__(
         self, joint, proposal, sampler, jsa_loss, log_importance_weight, settings: JSASettings
@@ -96,7 +98,8 @@ class JSATask(Task):
             self.floors["acceptance_floor"] = chains.acceptance_floor(num_steps)
         elif self.settings.local_steps == 0:  # only then a cached state is a draw of q
             self.floors["acceptance_floor"] = chains.acceptance_floor(num_steps, visit)
-            self.floors["moved_floor"] = chains.moved_floor(num_steps, visit)
+            if not self.states_repeat:
+                self.floors["moved_floor"] = chains.moved_floor(num_steps, visit)
 
     def loss(self, x, labels, index):
         if index is None:
@@ -180,12 +183,16 @@ class JSATask(Task):
         if self.settings.code == "mode":
             return mode
         h = self.proposal.sample_latent(x, self.settings.code_draws)  # (n, B, K)
+        if self.settings.code != "posterior":
+            h = torch.cat([mode.unsqueeze(0), h])
+        # A few at once: a prior may need memory for each of M components and K bits.
+        some = h.split(max(1, SCORED_AT_ONCE // len(x)))
+        log_p = torch.cat([self.joint.log_joint_prob(x, states) for states in some])
         if self.settings.code == "posterior":
-            log_w = self.joint.log_joint_prob(x, h) - self.proposal.log_conditional_prob(h, x)
+            log_w = log_p - self.proposal.log_conditional_prob(h, x)
             chosen = Categorical(logits=log_w.T).sample()  # (B,)
         else:
-            h = torch.cat([mode.unsqueeze(0), h])
-            chosen = self.joint.log_joint_prob(x, h).argmax(dim=0)  # (B,)
+            chosen = log_p.argmax(dim=0)  # (B,)
         h = h[chosen, torch.arange(len(x), device=x.device)]  # (B, K)
         return chains.climb(self.joint, x, h, code_steps) if self.settings.code == "local" else h
 

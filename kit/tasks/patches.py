@@ -24,7 +24,7 @@ class PatchTask(Task):
     """
 
     code_kind = "categorical"
-    maps_codes = False  # an entry is a number of a patch and its place, no coordinate
+    entries_are_values = False  # but numbers of a patch at a place
 
     def __init__(self, model, joint, cache: StateCache, settings: PatchSettings):
         super().__init__(model, settings)

@@ -239,6 +239,7 @@ def test_no_placeholder_is_left():
     for page in PAGES:
         for line in text_of(page).splitlines():
             assert not re.fullmatch(r"[A-Z]{4,}", line.strip()), f"{page}: {line}"
+            assert not re.search(r"\bNUM(_\w+)?\b", line), f"{page}: {line}"
 
 
 def anchors(text: str) -> set[str]:

@@ -6,7 +6,7 @@ import torch
 
 import submission
 from kit import chains
-from kit.settings import JSASettings
+from kit.settings import JSASettings, ToySettings
 from kit.tasks import TaskError, make_task
 from tests.tools import all_states, check_frequencies
 
@@ -155,7 +155,7 @@ def test_a_model_without_gradient_is_named():
 
 
 def test_categories_that_the_kit_cannot_watch_are_changed_blindly():
-    """A network that is fed in another way than by `self.features` is right, too."""
+    """A network that is fed in another way than by `self.h_numbers` is right, too."""
     joint, x = make_joint("categorical"), torch.rand(1, 2)
     own = joint.log_joint_prob
     joint.log_joint_prob = lambda x, h: own(x, h.clone())
@@ -264,12 +264,19 @@ def test_floors_are_logged_with_mis_alone():
     assert found[3]["moved_floor"].item() == pytest.approx(chains.moved_floor(10, 2))
 
 
+def test_few_states_have_no_floor_for_moving():
+    """A state of the toy that is drawn again is no move."""
+    task = make_task(submission, ToySettings(prior="uniform"), 5)
+    task.start_epoch(3, 9)
+    metrics = task.loss(torch.rand(5, 2), None, torch.arange(5))[1]
+    assert "acceptance_floor" in metrics and "moved_floor" not in metrics
+
+
 @each_latent
 def test_local_codes_fit_better(latent):
     x = torch.rand(20, 1, 28, 28)
     tasks = {
-        code: make_jsa(x, code=code, code_steps=20, latent=latent, num_categories=3)
-        for code in ("best", "local")
+        code: make_jsa(x, code=code, latent=latent, num_categories=3) for code in ("best", "local")
     }
     tasks["best"].load_state_dict(tasks["local"].state_dict())
     log_p = {}

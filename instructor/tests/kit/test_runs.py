@@ -55,9 +55,8 @@ def test_train_inference_grade(here, variant, capsys):
     folder = here / "runs" / task
     written = {p.name for p in folder.iterdir()}
     pictures = {"loss_curve.png", "samples.png", "reconstructions.png"}
-    pictures |= {"interpolation.png", "latents.png"}
+    pictures |= {"interpolation.png", "patches.png" if task == "CGAE" else "latents.png"}
     pictures |= {"components.png"} if task == "JSA" else set()
-    pictures |= {"patches.png"} if task == "CGAE" else set()
     assert written == {"config.json", "log.csv", "last.pth", "best.pth"} | pictures
     log = (folder / "log.csv").read_text().splitlines()
     assert len(log) == 3 and log[0].startswith("epoch,loss") and "val_mse" in log[0]
@@ -157,6 +156,15 @@ def test_checkpoint_without_config(trained, wrapped):
         assert all(np.array_equal(a[key], b[key]) for key in a.files)
     message = stop_message(inference.main, *bare, "--task", "VAEwolabel", "--latent_dim", "6")
     assert "does not fit" in message
+
+
+def test_checkpoint_without_config_shows_its_prior(trained, capsys):
+    trained([*VARIANTS["jsa"], *SHORT], "runs/JSA")
+    torch.save(weights("runs/JSA/last.pth"), "bare.pth")
+    inference.main(
+        ["--checkpoint_path", "bare.pth", "--task", "JSA", "--latent_dim", "12", "--out", "bare"]
+    )
+    assert "12 bernoulli entries" in capsys.readouterr().out
 
 
 def test_torn_and_foreign_checkpoints(trained):

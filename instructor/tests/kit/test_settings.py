@@ -112,6 +112,8 @@ def test_each_task_has_its_own_lists():
         ("--task Genwithlabel --hidden 5", ["--hidden: not for --task Genwithlabel"]),
         ("--task JSA --dataset gaussian2d --latent_dim 4", ["at most 4096, not 12^4"]),
         ("--task CGAE --num_mis_steps 3", ["--num_mis_steps: only with --sampler mis"]),
+        ("--task JSA --prior uniform --lr_prior 1", ["--lr_prior: only with --prior mixture"]),
+        ("--task JSA --code best --code_steps 3", ["--code_steps: only with --code local"]),
         ("--epochs 3", ["--task"]),
         ("--task JSA --seed -3", ["--seed must be from 0 to 4294967295"]),
         ("--task JSA --num_categories 1", ["--num_categories must be from 2 to 256"]),

@@ -65,7 +65,7 @@ class MixturePrior(BaseMixturePrior):
             log_p = F.logsigmoid((2 * h.unsqueeze(-2) - 1) * self.component_logits).sum(dim=-1)
         else:
             weights = self.component_logits - self.component_logits.logsumexp(-1, keepdim=True)
-            log_p = torch.einsum("...i,mi->...m", self.features(h), weights.flatten(1))
+            log_p = torch.einsum("...i,mi->...m", self.h_numbers(h), weights.flatten(1))
         top = log_p.detach().max(dim=-1, keepdim=True).values
         mean = ((log_p - top).exp() * self.mixture_logits.softmax(dim=0)).sum(dim=-1)
         return top.squeeze(-1) + mean.log()
