@@ -21,7 +21,8 @@ RUNS = {
     "gen": "--task Genwithlabel --latent_dim 5 --binarize dynamic",
     "jsa": "--task JSA --latent_dim 12 --cache_start_epoch 2 --hidden 30",
     "jsa_categorical": "--task JSA --latent categorical --latent_dim 4 --num_categories 7 "
-    "--hidden 30 --cache_start_epoch 2 --chain_states all --code posterior",
+    "--hidden 30 --cache_start_epoch 2 --chain_states all --code posterior "
+    "--prior uniform --local_steps 0",
     "cgae": "--task CGAE --latent_dim 3 --num_prototypes 4",
     "cgae_mis": "--task CGAE --latent_dim 2 --num_prototypes 2 --patch_size 5 --sampler mis",
 }
