@@ -178,7 +178,6 @@ class LatentModel(nn.Module):
         self.x_features = math.prod(self.x_shape)
         # How many numbers describe h to a network: K bits, or D one-hot vectors of length C.
         self.h_features = latent_dim * (num_categories if latent == "categorical" else 1)
-        self.h_numbers = Features(latent, num_categories)
         self.register_buffer("sigma", torch.tensor(float(sigma)))
         self.net = net if net is not None else self.build_net()
 
@@ -241,8 +240,9 @@ class BaseJointModel(LatentModel):
     def __init__(self, latent_dim: int, *, mixture: BaseMixturePrior | None = None, **others):
         super().__init__(latent_dim, **others)
         self.mixture = mixture
-        if mixture is not None:
-            self.h_numbers = mixture.h_numbers  # one for both, so that one gradient sees both terms
+        # The mixture's own, where there is one, so that one gradient sees both terms.
+        own = Features(self.latent, self.num_categories)
+        self.h_numbers = own if mixture is None else mixture.h_numbers
 
     def x_logits(self, h: torch.Tensor) -> torch.Tensor:
         """Run the network: h [..., K] -> logits of the mean of x, [..., *x_shape]."""

@@ -349,8 +349,7 @@ def completed(config: dict) -> dict:
         return config
     kind = settings_class(config["task"], config.get("dataset"))
     before = {line.name: line.metadata["before"] for line in fields(kind)}
-    missing = {name for name in before if before[name] is not None and name not in config}
-    return config | {name: before[name] for name in sorted(missing)}
+    return config | {k: v for k, v in before.items() if v is not None and k not in config}
 
 
 def from_config(config: dict) -> TaskSettings:

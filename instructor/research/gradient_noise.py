@@ -133,8 +133,8 @@ def print_errors(task: ToyTask, args) -> None:
     """A line for each estimator: bias and error of p's gradient, then of q's."""
     train_set, _ = task.load_data(task.settings, RunSettings())
     x = train_set.images[: args.images]
-    cached = task.cache.rows(torch.arange(len(x)))
-    cached = None if (cached == task.cache.not_visited).any() else cached.to(task.all_states())
+    visited = task.cache.visited()  # all points or, before the cache, none
+    cached = visited[: len(x)].to(task.all_states()) if len(visited) else None
     set_seed(0)
     estimators = Estimators(task, x, args.samples, args.local_steps, args.repeats or 400, cached)
     print("| gradient | p: bias | p: error | q: bias | q: error |\n|---|---|---|---|---|")
